@@ -1,0 +1,126 @@
+"""A recipe: everything that defines a run, from TOML and `--set key=value`, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thinwire.settings import ConfigError, build, check, setting, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model."""
+
+    name: str = setting("embedded", "`embedded`, a folder, or the name of a model on the Hugging Face hub")
+    dtype: str = setting("float32", "dtype of the frozen base; factors are float32 always", choices=DTYPES)
+    bits: int | None = setting(None, "load the base in 8 or 4 bits through bitsandbytes (needs a CUDA device)", low=4, high=8)
+    adapter: str | None = setting(None, "folder of a PEFT LoRA adapter to start from")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The adapter's shape."""
+
+    rank: int = setting(16, "inner rank r of every site", low=1)
+    alpha: float = setting(32.0, "numerator of the scale alpha / r", above=0)
+    rslora: bool = setting(False, "scale alpha / sqrt(r) instead of alpha / r")
+    targets: tuple[str, ...] = setting(("all-linear",), "module names to adapt, or all-linear (all but the head)")
+    dropout: float = setting(0.0, "dropout on the adapter's input", low=0, below=1)
+    extras: tuple[str, ...] = setting((), "modules trained in full (PEFT's modules_to_save)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Examples, and who holds which."""
+
+    source: str = setting("generator", "`generator`, a folder or file (JSONL, CSV, Parquet), or a Hugging Face data set")
+    clients: tuple[str, ...] = setting((), "domains or files that are clients; empty: all that the source has")
+    evaluate: tuple[str, ...] = setting((), "further domains that are only evaluated (out of domain)")
+    partition: str = setting("file", "how examples become clients", choices=("file", "column", "iid", "dirichlet"))
+    column: str | None = setting(None, "column that names the client (partition column) or the label (dirichlet)")
+    count: int = setting(4, "number of clients for iid and dirichlet", low=1)
+    alpha: float = setting(0.5, "concentration of dirichlet; small is uneven", above=0)
+    instruction: str = setting("instruction", "column of the question")
+    context: str = setting("input", "column of further input, may be absent")
+    response: str = setting("response", "column of the answer, on which the loss is taken")
+    template: str = setting("alpaca", "how an example becomes text", choices=("alpaca", "chat", "plain"))
+    max_length: int = setting(128, "tokens of a sequence; longer responses are cut", low=8)
+    train_limit: int | None = setting(None, "examples per domain for training", low=1)
+    validation: float = setting(0.0, "share of the training examples set aside as the validation split", low=0, below=1)
+    test_limit: int | None = setting(None, "examples per domain for evaluation", low=1)
+    split: str = setting("test", "split on which the run is evaluated", choices=("test", "validation"))
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Rounds and who takes part."""
+
+    rounds: int = setting(10, "communication rounds", low=1)
+    clients_per_round: int | None = setting(None, "clients sampled in each round; none: all", low=1)
+    drop: float = setting(0.0, "probability that a client drops out in mid-round", low=0, below=1)
+    join: dict[str, int] = setting(doc="client -> first round in which it takes part", factory=dict)
+    weights: str = setting("uniform", "weights p_k of the clients", choices=("uniform", "examples"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Local training."""
+
+    steps: int = setting(10, "optimizer steps of a client in a round", low=1)
+    epochs: float | None = setting(None, "passes over the client's examples instead of steps", above=0)
+    optimizer: str = setting("adamw", "local optimizer", choices=("adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "peak learning rate", above=0)
+    schedule: str = setting("constant", "learning rate over all rounds", choices=("constant", "cosine", "linear"))
+    horizon: int | None = setting(None, "rounds over which the schedule runs; none: the recipe's rounds", low=1)
+    warmup: int = setting(0, "steps of linear warm-up", low=0)
+    batch: int = setting(8, "examples of a forward pass", low=1)
+    accumulation: int = setting(1, "forward passes of an optimizer step", low=1)
+    weight_decay: float = setting(0.0, "AdamW's or SGD's weight decay", low=0)
+    momentum: float = setting(0.0, "SGD's momentum", low=0, below=1)
+    clip: float | None = setting(1.0, "largest gradient norm; none: no clipping", above=0)
+    autocast: bool = setting(False, "bfloat16 autocast where the device has it")
+    checkpointing: bool = setting(False, "gradient checkpointing")
+    keep_optimizer: bool = setting(False, "keep a client's optimizer state between rounds")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How the run is executed and where it is written."""
+
+    seed: int = setting(0, "seed of everything", low=0, below=2**63)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = setting(None, "CPU threads; none: what torch chooses", low=1)
+    output: str = setting("runs/latest", "run directory")
+    evaluate_every: int = setting(0, "rounds between evaluations; 0: at the end only", low=0)
+    references: bool = setting(True, "also train each client alone, for the columns own and alone")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "fedsrd"})
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "lora": LoraConfig,
+    "data": DataConfig,
+    "federation": FederationConfig,
+    "train": TrainConfig,
+    "run": RunConfig,
+}

@@ -1,0 +1,157 @@
+"""The one abstraction: a method says what is trained, how a change is compressed, and how changes become the new adapter.
+
+Every part has a neutral default, which together are FedIT; a method's file holds only the part its paper invented. A
+method is a frozen dataclass of hyper-parameters; its functions are pure, and it never sees a model, an optimizer, a
+data set or a socket. The engine owns versions, bytes, error feedback, order, drop-outs and refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from thinwire.adapters import EXTRA, Adapters, Change, subtract
+from thinwire.compress import Step
+from thinwire.compress.cast import DTYPES, Cast
+from thinwire.lowrank import LowRank
+from thinwire.randomness import derive
+from thinwire.settings import check, setting
+
+__all__ = ["Client", "Context", "Limit", "Method", "Parts", "Plan", "Uploads", "setting"]
+
+Parts = Mapping[str, Tensor]
+"""One site's tensors by part: {"a": dA (r, I), "b": dB (O, r)}; parts that were not trained are absent."""
+
+Memory = dict[str, Adapters]
+"""What a client keeps between rounds besides the engine's own: named adapters."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A data owner as methods see it: a name, its place in the order of clients, and its number of examples."""
+
+    name: str
+    index: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """The round (0-based) and the run's seed; `seed_for` derives every random choice of a purpose from them."""
+
+    round: int
+    seed: int
+
+    def seed_for(self, purpose: str, *names: str | int) -> int:
+        return derive(self.seed, self.round, purpose, *names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a client is to train, as data: start from `start`, move only the tensors whose part is in `parts`."""
+
+    start: Adapters
+    parts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A declared limit: with these settings, the method equals `equals` (another method's name and settings)."""
+
+    settings: Mapping[str, Any]
+    equals: str
+    other: Mapping[str, Any]
+    tolerance: float
+    clients: int = 3
+
+
+class Uploads(Sequence[tuple[float, Parts]]):
+    """One site's uploads in client order: (weight, decoded change); weights sum to 1. Decoded anew at each reading."""
+
+    def __init__(self, weights: Sequence[float], read: Sequence[Any]) -> None:
+        self._weights, self._read = weights, read
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._weights[index], self._read[index]()
+
+    def __iter__(self) -> Iterator[tuple[float, Parts]]:
+        return ((weight, read()) for weight, read in zip(self._weights, self._read, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """FedIT's neutral parts; a method overrides what its paper changes. Fields are checked on creation."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    up_words: ClassVar[str]
+    down_words: ClassVar[str]
+    limits: ClassVar[tuple[Limit, ...]] = ()
+    pooled: ClassVar[bool] = False
+    """All clients' examples in one place: the reference that federation is compared with."""
+
+    precision: str = setting("bfloat16", "dtype in which values travel", choices=DTYPES)
+
+    def __post_init__(self) -> None:
+        check(self, f"method {self.name}")
+
+    def trains(self, ctx: Context) -> frozenset[str]:
+        """Parts trained in this round; extras always are."""
+        return frozenset({"a", "b", EXTRA})
+
+    def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
+        """What this client trains, from the global adapters it holds."""
+        return Plan(view, self.trains(ctx))
+
+    def encode(self, plan: Plan, trained: Adapters, ctx: Context) -> Change:
+        """What it offers for upload, before `up` compresses it."""
+        return subtract(trained, plan.start, trained.trained(plan.parts))
+
+    def remember(self, trained: Adapters, memory: Memory, ctx: Context) -> Memory:
+        """What it keeps for its next round."""
+        return memory
+
+    def up(self, ctx: Context) -> tuple[Step, ...]:
+        """Lossy steps of the upload."""
+        return (Cast(self.precision),)
+
+    def down(self, ctx: Context) -> tuple[Step, ...]:
+        """Lossy steps of the broadcast."""
+        return (Cast(self.precision),)
+
+    @property
+    def feedback(self) -> float:
+        """Share of what compression left out that is added to the sender's next change (error feedback); 0: none."""
+        return 0.0
+
+    def contribute(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
+        """One client's term of the server's weighted sum at one site; any named tensors."""
+        return change
+
+    def finish(self, site: LowRank, sums: Parts, ctx: Context) -> Parts:
+        """The site's global change from the weighted sum of the terms."""
+        return sums
+
+    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        """The site's global change: `finish` of the weighted sum. Overridden where a method is no sum of terms."""
+        return self.finish(site, weighted_sum((p, self.contribute(site, change, ctx)) for p, change in uploads), ctx)
+
+    def personal(self, view: Adapters, memory: Memory) -> Adapters:
+        """The adapters a client ends with: the global ones unless the method keeps its own."""
+        return view
+
+
+def weighted_sum(terms: Iterable[tuple[float, Parts]]) -> dict[str, Tensor]:
+    """`sum_k p_k x_k` by part, in the order given; memory of two terms."""
+    total: dict[str, Tensor] = {}
+    for weight, parts in terms:
+        for part, tensor in parts.items():
+            total[part] = total[part] + weight * tensor if part in total else weight * tensor
+    return total
