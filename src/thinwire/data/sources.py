@@ -1,0 +1,182 @@
+"""Where records come from: the generator, a file, a folder of files, or a Hugging Face data set.
+
+A source is opened as a catalogue, {domain: {split: function that reads the records}}; nothing is read before it is
+asked for, so a run on the validation split never opens a test file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from thinwire.config import DataConfig
+from thinwire.data import generator
+from thinwire.data.readers import SUFFIXES, Record, extra_missing, read, suffix
+from thinwire.settings import ConfigError
+
+SPLITS = ("train", "validation", "test")
+GENERATED = {"train": 1200, "validation": 64, "test": 64}  # examples per domain where data.*_limit is not given
+
+Splits = dict[str, Callable[[], list[Record]]]
+Catalogue = dict[str, Splits]
+
+
+def open_source(config: DataConfig, seed: int) -> Catalogue:
+    """The catalogue of `data.source`; `seed` chooses the generator's training examples, the others are always the same.
+
+    A folder holds one file per domain and split, `<domain>.<split>.<suffix>`; `<domain>.<suffix>` counts as train, and
+    `train.<suffix>` as the train split of a domain named like the folder. Other names with a split in them
+    (`code.test.exec.jsonl`) are ignored. A single file is the training split of the domain it is named after. A folder
+    without such files, or with the shards of a data set in it, is left to the `datasets` library, as is `NAME` or
+    `NAME:CONFIGURATION` on the hub: one domain, named by the name's last part.
+    Raises: ConfigError naming data.source, its value and what is there instead.
+    """
+    if config.source == "generator":
+        return _generated(config, seed)
+    source = expand(config.source)
+    path = Path(source)
+    if path.is_file():
+        return _single_file(path)
+    if path.is_dir():
+        return _local_data_set(path) if _is_data_set(path) else _folder(path)
+    if _looks_like_path(source):
+        raise ConfigError(f"data.source = {config.source!r}: there is no such file or folder; {_instead(path)}")
+    return _data_set(source)
+
+
+def expand(text: str) -> str:
+    """`text` with $NAME, ${NAME} and a leading ~ replaced. Raises: ConfigError naming a variable that is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigError(f"data.source = {text!r}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    return os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text))
+
+
+def _generated(config: DataConfig, seed: int) -> Catalogue:
+    return {
+        domain: {split: partial(_generate, config, domain, split, seed if split == "train" else 0) for split in SPLITS}
+        for domain in generator.DOMAINS
+    }
+
+
+def _generate(config: DataConfig, domain: str, split: str, seed: int) -> list[Record]:
+    field = "train_limit" if split == "train" else "test_limit"
+    count = getattr(config, field) or GENERATED[split]
+    try:
+        return [dict(record) for record in generator.examples(domain, split, count, seed)]
+    except ValueError as error:
+        raise ConfigError(f"data.{field} = {count}: the generator says: {error}") from error
+
+
+def _single_file(path: Path) -> Catalogue:
+    if suffix(path.name) is None:
+        raise ConfigError(f"data.source = {str(path)!r}: the name of a data file ends with {', '.join(SUFFIXES)}")
+    domain, _ = _domain_and_split(path) or (_stem(path), "train")
+    return {domain: {"train": partial(read, path)}}
+
+
+def _folder(folder: Path) -> Catalogue:
+    found: dict[tuple[str, str], Path] = {}
+    for path in _data_files(folder):
+        key = _domain_and_split(path)
+        if key is None:
+            continue
+        if key in found:
+            raise ConfigError(f"data.source: {found[key]} and {path.name} are both the {key[1]} split of {key[0]}")
+        found[key] = path
+    catalogue: Catalogue = {}
+    for (domain, split), path in found.items():
+        catalogue.setdefault(domain, {})[split] = partial(read, path)
+    if not catalogue:
+        raise ConfigError(f"data.source = {str(folder)!r}: no file is named DOMAIN.SPLIT.SUFFIX; {_instead(folder)}")
+    return catalogue
+
+
+def _data_files(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if suffix(path.name) and not path.name.startswith("."))
+    return sorted(path for path in files if path.is_file())
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(suffix(path.name) or "")
+
+
+def _domain_and_split(path: Path) -> tuple[str, str] | None:
+    stem = _stem(path)
+    if stem in SPLITS:
+        return path.parent.resolve().name, stem
+    *rest, last = stem.split(".")
+    if rest and last in SPLITS:
+        return ".".join(rest), last
+    return None if set(rest) & set(SPLITS) else (stem, "train")
+
+
+def _is_data_set(folder: Path) -> bool:
+    names = [path.name for path in _data_files(folder)]
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return saved or not names or any(re.search(r"-\d{5}-of-\d{5}", name) for name in names)
+
+
+def _local_data_set(folder: Path) -> Catalogue:
+    try:
+        return _data_set(str(folder))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {_instead(folder)}") from error
+
+
+def _data_set(source: str) -> Catalogue:
+    path, configuration = source, ""
+    if not Path(source).is_dir():
+        path, _, configuration = source.partition(":")
+    try:
+        import datasets
+    except ImportError as error:
+        raise extra_missing(f"data.source = {source!r}: a Hugging Face data set", "datasets") from error
+    saved = any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    try:
+        loaded = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, configuration or None)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what = "no data set" if Path(path).is_dir() else "not `generator`, no file or folder here, and no data set"
+        raise ConfigError(f"data.source = {source!r}: {what} that the datasets library can load ({reason})") from error
+    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
+    splits: Splits = {split: partial(_rows, parts[split]) for split in SPLITS if split in parts}
+    if not splits:
+        raise ConfigError(f"data.source = {source!r}: its splits are {', '.join(parts)}, none is {', '.join(SPLITS)}")
+    return {Path(path).resolve().name: splits}
+
+
+def _rows(split: Any) -> list[Record]:
+    """Records of a `datasets.Dataset`, its class labels as their names."""
+    rows = [dict(row) for row in split]
+    for column, feature in split.features.items():
+        if hasattr(feature, "int2str"):
+            for row in rows:
+                label = row[column]
+                row[column] = None if label is None or label < 0 else feature.int2str(label)
+    return rows
+
+
+def _looks_like_path(source: str) -> bool:
+    path = Path(source)
+    known = path.is_absolute() or suffix(path.name) is not None or source.startswith(".") or source.endswith("/")
+    return known or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def _instead(path: Path) -> str:
+    """What the nearest existing folder of a path holds, the names nearest to the missing one first."""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    names = sorted(entry.name for entry in folder.iterdir())
+    near = difflib.get_close_matches(path.name, names, n=3)
+    shown = near + [name for name in names if name not in near][: 8 - len(near)]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{folder.absolute()} holds {', '.join(shown) or 'nothing'}{more}"
