@@ -1,0 +1,115 @@
+"""Base models: the embedded one, a local folder, or a name on the Hugging Face hub (the only one to need a network)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import importlib.util
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.config import ModelConfig
+from thinwire.settings import ConfigError
+
+EMBEDDED = "embedded"
+
+
+@dataclass
+class Base:
+    """A frozen base model with its tokenizer. `model` gains the adapter's layers once `peft_bridge.attach` has run."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    device: torch.device
+    _weights: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._weights = dict(self.model.named_parameters())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the base's parameters by name: name, dtype, shape, bytes. The same before and after `attach`."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._weights.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up a batch; its value never matters, since no loss and no attention reaches it."""
+        return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
+
+
+def load_base(config: ModelConfig, device: str) -> Base:
+    """Load the base that a recipe names, frozen, in evaluation mode, on `device` ("cpu", "cuda", "cuda:1").
+
+    Weights are read from safetensors only, and no code that comes with a model is run. Raises: ConfigError.
+    """
+    where = torch.device(device)
+    source, local = _locate(config.name)
+    extra = _quantisation(config, where) if config.bits is not None else {}
+    model, tokenizer = _load(config, source, local, extra)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.bits is None:
+        model = model.to(where)
+    return Base(model.requires_grad_(False).eval(), tokenizer, config.name, where)
+
+
+def _locate(name: str) -> tuple[str, bool]:
+    """Where a model is, and whether that is on this machine."""
+    if name == EMBEDDED:
+        folder = Path(str(importlib.resources.files("thinwire.models") / EMBEDDED))
+        if not (folder / "config.json").is_file():
+            raise ConfigError("model.name = 'embedded': this installation lacks the embedded base; reinstall thinwire")
+        return str(folder), True
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model.name = {name!r}: the folder has no config.json. {_ALLOWED}")
+        return str(path), True
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"model.name = {name!r}: there is no such folder. {_ALLOWED}")
+    return name, False
+
+
+_ALLOWED = "Allowed: embedded, a folder in the transformers format with safetensors, or the name of a model on the hub"
+
+
+def _quantisation(config: ModelConfig, device: torch.device) -> dict[str, Any]:
+    """Arguments that load a base in 8 or 4 bits. Raises: ConfigError where this machine cannot."""
+    value = f"model.bits = {config.bits}"
+    if config.bits not in (4, 8):
+        raise ConfigError(f"{value}: allowed is 4, 8 or nothing")
+    if device.type != "cuda":
+        raise ConfigError(f"{value}: allowed on a CUDA device only, and the run is on {device}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{value}: needs the package bitsandbytes (pip install bitsandbytes)")
+    from transformers import BitsAndBytesConfig
+
+    dtype = getattr(torch, config.dtype)
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    quantised = BitsAndBytesConfig(**(four if config.bits == 4 else {"load_in_8bit": True}))
+    return {"quantization_config": quantised, "device_map": {"": str(device)}}
+
+
+def _load(config: ModelConfig, source: str, local: bool, extra: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    common = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, dtype=getattr(torch, config.dtype), **common, **extra
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"model.name = {config.name!r}: it cannot be loaded: {reason}. {_ALLOWED}") from error
+    return model, tokenizer

@@ -1,0 +1,82 @@
+"""Which modules of a base model a `LoraConfig` means: adapted ones, and extras trained in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from thinwire.config import LoraConfig
+from thinwire.settings import ConfigError
+
+ALL_LINEAR = "all-linear"
+
+
+def adapted(network: nn.Module, lora: LoraConfig) -> list[str]:
+    """Paths of the modules to adapt, in the model's order; none of them inside an extra.
+
+    Raises: ConfigError for a target that matches nothing, or a rank above what a module allows.
+    """
+    limits = {name: limit for name, module in network.named_modules() if (limit := _limit(module)) is not None}
+    chosen: set[str] = set()
+    for target in lora.targets:
+        chosen |= _linear(network) if target == ALL_LINEAR else _match("lora.targets", target, limits)
+    inside = tuple(f"{extra}." for extra in extras(network, lora))
+    names = [name for name in limits if name in chosen and not f"{name}.".startswith(inside)]
+    if not names:
+        raise ConfigError(f"lora.targets = {list(lora.targets)!r} matches no module of the model. {_examples(limits)}")
+    for name in names:
+        if lora.rank > limits[name]:
+            raise ConfigError(f"lora.rank = {lora.rank}: module {name} allows at most {limits[name]}")
+    return names
+
+
+def extras(network: nn.Module, lora: LoraConfig) -> list[str]:
+    """Paths of the modules trained in full. Raises: ConfigError for a name that matches nothing."""
+    owners = [name for name, module in network.named_modules() if name and any(True for _ in module.parameters())]
+    found = [_match("lora.extras", extra, owners) for extra in lora.extras]
+    return sorted(set().union(*found))
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's linear layer, whose weight is (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _limit(module: nn.Module) -> int | None:
+    """The largest rank of a module that can be adapted: the smaller side of its weight as a matrix."""
+    if is_conv1d(module):
+        return min(module.weight.shape)  # type: ignore[arg-type]
+    if isinstance(module, nn.Linear):
+        return min(module.in_features, module.out_features)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return min(module.weight.shape[0], module.weight[0].numel())
+    return None
+
+
+def _linear(network: Any) -> set[str]:
+    """All linear layers of the backbone: not the output embeddings, nor any head that sits outside the backbone."""
+    backbone = getattr(network, "base_model", network)
+    inside = {id(module) for module in backbone.modules()}
+    if hasattr(network, "get_output_embeddings"):
+        inside.discard(id(network.get_output_embeddings()))
+    return {
+        name
+        for name, module in network.named_modules()
+        if id(module) in inside and (isinstance(module, nn.Linear) or is_conv1d(module))
+    }
+
+
+def _match(setting: str, wanted: str, names: Iterable[str]) -> set[str]:
+    """Names that are `wanted` or end in it after a dot."""
+    names = list(names)
+    found = {name for name in names if name == wanted or name.endswith(f".{wanted}")}
+    if not found:
+        raise ConfigError(f"{setting} = {wanted!r} matches no module of the model. {_examples(names)}")
+    return found
+
+
+def _examples(names: Iterable[str]) -> str:
+    short = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+    return f"Allowed: {ALL_LINEAR} or names of its modules, such as {', '.join(short[:8])}"

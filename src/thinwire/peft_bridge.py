@@ -1,0 +1,219 @@
+"""LoRA through PEFT: the only file that knows PEFT's names. Outside it there are `Adapters`, sites and extras.
+
+A site is named by its module's path in the base model, an extra by its parameter's path. Factors of convolutions are
+matrices outside: A (r, in, k, k) is (r, in*k*k), B (O, r, 1, 1) is (O, r).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.adapters import EXTRA, Adapters, Key
+from thinwire.config import LoraConfig
+from thinwire.lowrank import LowRank
+from thinwire.models import Base
+from thinwire.models.targets import adapted, extras, is_conv1d
+from thinwire.randomness import derive, uniform
+from thinwire.settings import ConfigError
+
+ADAPTER = "default"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def attach(base: Base, lora: LoraConfig) -> Any:
+    """Put LoRA layers into `base.model` (in place) and return PEFT's model; trainables are float32 on any base.
+
+    Raises: ConfigError for a target or an extra that matches nothing, a rank above a module's limit, or a 2nd adapter.
+    """
+    import peft
+
+    if next(_sites(base.model), None) is not None:
+        raise ConfigError(f"lora: model {base.name!r} has an adapter already; load it anew")
+    targets = adapted(base.model, lora)
+    generates = hasattr(base.model, "prepare_inputs_for_generation")
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=extras(base.model, lora) or None,
+        fan_in_fan_out=any(is_conv1d(base.model.get_submodule(name)) for name in targets),
+        task_type="CAUSAL_LM" if generates else None,
+    )
+    model = peft.get_peft_model(base.model, config)
+    for _, wrapper in _extras(network(model)):
+        _widen(wrapper.modules_to_save[ADAPTER])
+    return model
+
+
+def network(model: Any) -> Any:
+    """The base model with its adapter in place, to be called without PEFT's wrapper around it."""
+    return model.get_base_model()
+
+
+@contextmanager
+def disabled(model: Any) -> Iterator[None]:
+    """The base model alone, without its adapter and with its own extras."""
+    with model.disable_adapter():
+        yield
+
+
+def parameters(model: Any) -> dict[Key, nn.Parameter]:
+    """The live trainable parameters by key, in `Adapters`' canonical order."""
+    found: dict[Key, nn.Parameter] = {}
+    for site, layer in sorted(_sites(network(model))):
+        found[site, "a"] = layer.lora_A[ADAPTER].weight
+        found[site, "b"] = layer.lora_B[ADAPTER].weight
+    for path, wrapper in sorted(_extras(network(model))):
+        for name, parameter in wrapper.modules_to_save[ADAPTER].named_parameters():
+            found[f"{path}.{name}", EXTRA] = parameter
+    return found
+
+
+def read(model: Any) -> Adapters:
+    """A copy of the adapter: float32, on the CPU, convolutions as matrices."""
+    live = {key: parameter.detach() for key, parameter in parameters(model).items()}
+    return _adapters(model, {key: _flat(key, value).to("cpu", torch.float32, copy=True) for key, value in live.items()})
+
+
+@torch.no_grad()
+def write(model: Any, adapters: Adapters) -> None:
+    """Set the model's adapter, in place. Raises: KeyError if a tensor is missing, RuntimeError if a shape differs."""
+    for key, parameter in parameters(model).items():
+        flat = _flat(key, parameter)
+        if flat.shape != adapters[key].shape:
+            raise RuntimeError(f"{key}: {tuple(adapters[key].shape)} does not fit {tuple(flat.shape)}")
+        flat.copy_(adapters[key])
+
+
+def start(model: Any, seed: int) -> Adapters:
+    """Round 0's adapter, the same on every platform: A uniform in +-1/sqrt(fan_in), B zero, extras the base's."""
+    tensors: dict[Key, Tensor] = {}
+    for key, parameter in parameters(model).items():
+        flat = _flat(key, parameter.detach())
+        if key[1] == "a":
+            bound = flat.shape[1] ** -0.5
+            tensors[key] = (uniform(derive(seed, "start", key[0]), *flat.shape) * 2 - 1) * bound
+        elif key[1] == "b":
+            tensors[key] = torch.zeros(flat.shape)
+        else:
+            tensors[key] = _original(model, key[0]).detach().to("cpu", torch.float32, copy=True)
+    return _adapters(model, tensors)
+
+
+def export(model: Any, adapters: Adapters, folder: Path) -> None:
+    """Write `adapters` for `PeftModel.from_pretrained(base, folder)`; replaces `folder` as a whole, at the end."""
+    from safetensors.torch import save_file
+
+    fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {
+        _peft_name(key): adapters[key].reshape(parameter.shape).to("cpu", torch.float32).clone()
+        for key, parameter in parameters(model).items()
+    }
+    save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+    config = copy.copy(model.peft_config[ADAPTER])
+    config.inference_mode, config.target_modules = True, sorted(config.target_modules)
+    config.save_pretrained(fresh)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_adapter(model: Any, folder: Path) -> Adapters:
+    """Read a PEFT LoRA adapter of this model's shape. Raises: ConfigError that says which setting or module differs."""
+    from safetensors.torch import load_file
+
+    where = f"model.adapter = {str(folder)!r}"
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{where}: it has no {name}; allowed is a folder with a PEFT LoRA adapter in safetensors")
+    theirs, mine = json.loads((folder / CONFIG).read_text(encoding="utf-8")), model.peft_config[ADAPTER]
+    for field, name, value, default in (
+        ("peft_type", "the kind of adapter", "LORA", "LORA"),
+        ("r", "lora.rank", mine.r, None),
+        ("lora_alpha", "lora.alpha", mine.lora_alpha, None),
+        ("use_rslora", "lora.rslora", mine.use_rslora, False),
+        ("use_dora", "use_dora", False, False),
+        ("rank_pattern", "rank_pattern", {}, {}),
+        ("alpha_pattern", "alpha_pattern", {}, {}),
+    ):
+        if theirs.get(field, default) != value:
+            raise ConfigError(f"{where}: its {field} is {theirs.get(field, default)}, but {name} is {value}")
+    tensors = load_file(folder / WEIGHTS)
+    names = {_peft_name(key): key for key in parameters(model)}
+    for name in sorted(names.keys() ^ tensors.keys()):
+        words = "lacks" if name in names else "has, and lora.targets or lora.extras do not,"
+        raise ConfigError(f"{where}: it {words} {name.removeprefix(PREFIX)}; adapt the same modules")
+    live = parameters(model)
+    for name, key in names.items():
+        shape, wanted = tuple(tensors[name].shape), tuple(live[key].shape)
+        if shape != wanted:
+            raise ConfigError(f"{where}: its {key[0]} ({key[1]}) is {shape}, the model's is {wanted}")
+    return _adapters(model, {key: _flat(key, tensors[name]).float().clone() for name, key in names.items()})
+
+
+def _adapters(model: Any, tensors: dict[Key, Tensor]) -> Adapters:
+    sites = {
+        site: LowRank(tensors[site, "b"], tensors[site, "a"], float(layer.scaling[ADAPTER]))
+        for site, layer in sorted(_sites(network(model)))
+    }
+    return Adapters(sites, {name: tensor for (name, part), tensor in tensors.items() if part == EXTRA})
+
+
+def _sites(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, module) for name, module in network.named_modules() if isinstance(module, LoraLayer))
+
+
+def _extras(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.utils import ModulesToSaveWrapper
+
+    return ((name, module) for name, module in network.named_modules() if isinstance(module, ModulesToSaveWrapper))
+
+
+def _original(model: Any, name: str) -> Tensor:
+    """The base's own value of an extra."""
+    path, wrapper = next((p, w) for p, w in _extras(network(model)) if name.startswith(p + "."))
+    return wrapper.original_module.get_parameter(name.removeprefix(path + "."))
+
+
+def _widen(module: nn.Module) -> None:
+    """Train an extra in float32 inside a base of another dtype: cast what enters it and what leaves it."""
+    own = next(module.parameters()).dtype
+    if own == torch.float32:
+        return
+    module.float()
+    module.register_forward_pre_hook(lambda _, inputs: tuple(_as(x, torch.float32) for x in inputs))
+    module.register_forward_hook(lambda _, inputs, output: _as(output, own))
+
+
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _flat(key: Key, tensor: Tensor) -> Tensor:
+    """A factor as a matrix (a view); an extra as it is."""
+    return tensor if key[1] == EXTRA else tensor.view(tensor.shape[0], -1)
+
+
+def _peft_name(key: Key) -> str:
+    """A tensor's name in PEFT's file."""
+    suffix = {"a": ".lora_A.weight", "b": ".lora_B.weight", EXTRA: ""}[key[1]]
+    return f"{PREFIX}{key[0]}{suffix}"

@@ -1,0 +1,70 @@
+"""Examples become batches: an order that is a pure function of (seed, position), and padding on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.data import Example
+from thinwire.randomness import derive, permutation
+
+IGNORED = -100
+"""The label where no loss is taken."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded examples, and where the loss is taken.
+
+    Shapes: tokens (B, T) and mask (B, T); positions (N,), flat indices into B * T whose output predicts targets (N,);
+    rows (N,), the example of each position.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    positions: Tensor
+    targets: Tensor
+    rows: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Pad to the longest; position t predicts token t + 1, so the last token is not fed."""
+    width = max(len(example.tokens) for example in examples)
+    tokens = torch.full((len(examples), width), pad, dtype=torch.long)
+    labels = torch.full((len(examples), width), IGNORED, dtype=torch.long)
+    mask = torch.zeros((len(examples), width), dtype=torch.long)
+    for row, example in enumerate(examples):
+        size = len(example.tokens)
+        tokens[row, :size] = torch.tensor(example.tokens)
+        labels[row, :size] = torch.tensor(example.labels)
+        mask[row, :size] = 1
+    tokens, mask, targets = tokens[:, : width - 1], mask[:, : width - 1], labels[:, 1:].reshape(-1)
+    positions = (targets != IGNORED).nonzero()[:, 0]
+    return Batch(tokens, mask, positions, targets[positions], positions // max(width - 1, 1))
+
+
+def targets_of(example: Example) -> int:
+    """Tokens of an example on which the loss is taken; its first token has no predecessor and does not count."""
+    return sum(label != IGNORED for label in example.labels[1:])
+
+
+def stream(seed: int, count: int, first: int, number: int) -> list[int]:
+    """Places `first .. first + number` in the endless order of `count` examples: one permutation after another."""
+    taken: list[int] = []
+    for epoch in range(first // count, (first + number - 1) // count + 1):
+        order = permutation(derive(seed, "epoch", epoch), count)
+        low = max(first - epoch * count, 0)
+        taken += order[low : min(first + number - epoch * count, count)]
+    return taken
+
+
+def split_by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]]:
+    """The examples in parts of at most `batch`, longest first, so that little padding is computed; ties in order."""
+    ordered = sorted(examples, key=lambda example: -len(example.tokens))
+    return (list(ordered[low : low + batch]) for low in range(0, len(ordered), batch))

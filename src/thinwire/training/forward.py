@@ -1,0 +1,56 @@
+"""One forward pass that computes logits only where the loss is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.training.batches import Batch
+
+
+def logits_at(network: Any, batch: Batch) -> Tensor:
+    """Float32 logits (N, V) at `batch.positions`.
+
+    Where the model has output embeddings, hidden states are selected before they reach them: the head runs on N rows
+    instead of B * T, and whatever a model does to its logits (scaling, soft caps) still happens. Right padding reaches
+    no earlier token of a causal model, so such a model is called without a mask, which spares building one.
+    """
+    head = network.get_output_embeddings()
+    inputs = {"input_ids": batch.tokens, "use_cache": False}
+    if head is None or getattr(network.config, "is_encoder_decoder", False):
+        logits = network(**inputs, attention_mask=batch.mask).logits
+        return logits.flatten(0, 1)[batch.positions].float()
+    with _selected(head, batch.positions):
+        logits = network(**inputs).logits
+    if logits.shape[:2] != (1, len(batch.positions)):
+        raise RuntimeError(f"{type(network).__name__} reshapes what its head returns: {tuple(logits.shape)}")
+    return logits.squeeze(0).float()
+
+
+class _selected:
+    """While open, `head` sees the rows (1, N, H) at `positions` instead of hidden states (B, T, H)."""
+
+    def __init__(self, head: nn.Module, positions: Tensor) -> None:
+        self._head, self._positions = head, positions
+
+    def __enter__(self) -> None:
+        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0].flatten(0, 1)[self._positions][None], *inputs[1:])
+
+        self._handle = self._head.register_forward_pre_hook(select, prepend=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def losses_at(network: Any, batch: Batch) -> Tensor:
+    """Negative log likelihood in nats of each target, (N,)."""
+    return nn.functional.cross_entropy(logits_at(network, batch), batch.targets, reduction="none")
+
+
+def autocast(device: torch.device, wanted: bool) -> torch.autocast:
+    """bfloat16 autocast if it is wanted and the device computes in bfloat16."""
+    able = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able)

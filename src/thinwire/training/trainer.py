@@ -1,0 +1,148 @@
+"""The training loop: what a plan says is trained, and nothing else moves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire import peft_bridge
+from thinwire.adapters import Adapters
+from thinwire.config import TrainConfig
+from thinwire.data import Example
+from thinwire.method import Plan
+from thinwire.models import Base
+from thinwire.randomness import derive
+from thinwire.training import optimizer as optimizers
+from thinwire.training.batches import collate, split_by_length, stream, targets_of
+from thinwire.training.forward import autocast, losses_at
+from thinwire.training.schedule import factor
+
+
+@dataclass(frozen=True)
+class Job:
+    """One client's work of one round. `seed` is the client's, the same in every round: it fixes the order of examples.
+
+    `steps_factor` multiplies `config.steps` (epochs grow with the examples by themselves). `optimizer` is the state
+    that the round before returned, if the recipe keeps it.
+    """
+
+    plan: Plan
+    examples: Sequence[Example]
+    seed: int
+    round: int
+    steps_factor: int = 1
+    optimizer: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a job: adapters, mean loss in nats per target token (nan if it diverged), loss of each step.
+
+    `steps` done, `tokens` fed (padding not counted), `seconds` of wall time, `optimizer` state if the recipe keeps it.
+    """
+
+    adapters: Adapters
+    loss: float
+    losses: tuple[float, ...]
+    steps: int
+    tokens: int
+    seconds: float
+    optimizer: dict[str, Tensor]
+
+
+class Trainer:
+    """Trains on one base model, shared with evaluation. `rounds`: the schedule's horizon unless the recipe has one."""
+
+    def __init__(self, base: Base, model: Any, config: TrainConfig, rounds: int) -> None:
+        self.base, self.model, self.config = base, model, config
+        self.horizon = config.horizon or rounds
+        self.parameters = peft_bridge.parameters(model)
+
+    def train(self, jobs: Sequence[Job]) -> list[Trained]:
+        """Train every job from its plan's start. Raises: ValueError for a job without an example to learn from."""
+        return [self._train(job) for job in jobs]
+
+    def steps(self, job: Job) -> int:
+        """Optimizer steps of a job."""
+        if self.config.epochs is None:
+            return self.config.steps * job.steps_factor
+        return max(1, math.ceil(self.config.epochs * len(job.examples) / self._step_examples))
+
+    @property
+    def _step_examples(self) -> int:
+        return self.config.batch * self.config.accumulation
+
+    def _train(self, job: Job) -> Trained:
+        began = time.perf_counter()
+        if not any(targets_of(example) for example in job.examples):
+            raise ValueError("a job has no example with a token to learn from")
+        peft_bridge.write(self.model, job.plan.start)
+        live = {key: value for key, value in self.parameters.items() if key[1] in job.plan.parts}
+        for key, value in self.parameters.items():
+            value.requires_grad_(key in live)
+        optimizer = optimizers.build(self.config, live)
+        optimizers.load(optimizer, live, job.optimizer or {})
+        network = self._network()
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive(job.seed, "dropout", job.round))
+            losses, tokens = self._steps(job, network, optimizer)
+        network.eval()
+        state = {**(job.optimizer or {}), **optimizers.save(optimizer, live)} if self.config.keep_optimizer else {}
+        adapters = peft_bridge.read(self.model)
+        mean = sum(losses) / len(losses) if losses else math.nan
+        return Trained(adapters, mean, tuple(losses), len(losses), tokens, time.perf_counter() - began, state)
+
+    def _network(self) -> Any:
+        network = peft_bridge.network(self.model).train()
+        if self.config.checkpointing:
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return network
+
+    def _steps(self, job: Job, network: Any, optimizer: torch.optim.Optimizer) -> tuple[list[float], int]:
+        """All steps; ends at the first that is not finite, whose loss is nan and which moves nothing."""
+        steps = self.steps(job)
+        total = steps * self.horizon
+        size = self._step_examples
+        order = stream(job.seed, len(job.examples), job.round * steps * size, steps * size)
+        losses: list[float] = []
+        tokens = 0
+        for step in range(steps):
+            rate = factor(self.config.schedule, job.round * steps + step, total, self.config.warmup)
+            optimizer.param_groups[0]["lr"] = self.config.learning_rate * rate
+            examples = [job.examples[index] for index in order[step * size : (step + 1) * size]]
+            losses.append(self._step(examples, network, optimizer))
+            if not math.isfinite(losses[-1]):
+                break
+            tokens += sum(len(example.tokens) for example in examples)
+        return losses, tokens
+
+    def _step(self, examples: Sequence[Example], network: Any, optimizer: torch.optim.Optimizer) -> float:
+        """One optimizer step on the mean loss over all target tokens of the step; its loss, or nan."""
+        count = sum(targets_of(example) for example in examples)
+        optimizer.zero_grad()
+        loss = 0.0
+        for part in split_by_length(examples, self.config.batch):
+            batch = collate(part, self.base.pad).to(self.base.device)
+            if not len(batch.targets):
+                continue
+            with autocast(self.base.device, self.config.autocast):
+                share = losses_at(network, batch).sum() / count
+            share.backward()
+            loss += float(share.detach())
+        parameters = [p for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        if not parameters:
+            return 0.0
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not (math.isfinite(loss) and bool(norm.isfinite())):
+            return math.nan
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
+        optimizer.step()
+        return loss
