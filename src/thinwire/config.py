@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinwire.settings import ConfigError, build, check, setting, unknown
+from thinwire.settings import ConfigError, build, setting, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -98,7 +97,7 @@ class RunConfig:
     seed: int = setting(0, "seed of everything", low=0, below=2**63)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(None, "CPU threads; none: what torch chooses", low=1)
-    output: str = setting("runs/latest", "run directory")
+    output: str | None = setting(None, "run directory; none: runs/METHOD-seedN, numbered")
     evaluate_every: int = setting(0, "rounds between evaluations; 0: at the end only", low=0)
     references: bool = setting(True, "also train each client alone, for the columns own and alone")
 
@@ -124,3 +123,75 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "run": RunConfig,
 }
+
+
+def load_recipe(path: Path | None, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of a TOML file (None: the embedded default) with `section.key=value` changes. Raises: ConfigError."""
+    values = read_toml(path) if path else read_toml(Path(__file__).with_name("default.toml"))
+    for change in changes:
+        apply_change(values, change)
+    return from_dict(values)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary. Raises: ConfigError if it is missing or malformed, with the place."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {str(path)!r}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"recipe {str(path)!r}: is a folder; allowed is a TOML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"recipe {str(path)!r}: is no UTF-8 text; allowed is a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {str(path)!r}: malformed TOML: {error}") from None
+
+
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Apply `section.key=value` in place; the value is TOML, or a text if it is no TOML."""
+    name, equals, text = change.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot or not key:
+        raise ConfigError(f"--set {change!r}: allowed is SECTION.KEY=VALUE, for example train.learning_rate=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section} = {table!r}: allowed is a table")
+    *path, last = key.split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+    table[last] = value
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe. Raises: ConfigError naming the key, the value and what is allowed."""
+    known = {spec.name: spec for spec in dataclasses.fields(Recipe)}
+    for key, value in values.items():
+        if key not in known:
+            raise unknown(f"section [{key}]", key, known)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} = {value!r}: allowed is a table, [{key}]")
+    sections = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
+    method = dict(values.get("method", {"name": "fedsrd"}))
+    if not isinstance(method.get("name"), str):
+        raise ConfigError(f"method.name = {method.get('name')!r}: allowed is the name of a method (see: thinwire methods)")
+    recipe = Recipe(method=method, **sections)
+    cross_check(recipe)
+    return recipe
+
+
+def cross_check(recipe: Recipe) -> None:
+    """What no single field can say. Raises: ConfigError."""
+    model, train, data = recipe.model, recipe.train, recipe.data
+    if model.bits not in (None, 4, 8):
+        raise ConfigError(f"model.bits = {model.bits}: allowed is 4, 8 or nothing")
+    if train.optimizer == "adamw" and train.momentum:
+        raise ConfigError(f"train.momentum = {train.momentum}: allowed with train.optimizer = sgd only (AdamW has its own)")
+    if data.partition in ("column", "dirichlet") and data.column is None:
+        raise ConfigError(f"data.column is missing: data.partition = {data.partition} needs the name of a column")
+    horizon = train.horizon or recipe.federation.rounds
+    if train.warmup > horizon * train.steps and train.epochs is None:
+        raise ConfigError(f"train.warmup = {train.warmup}: allowed is at most {horizon * train.steps}, all steps of the schedule")

@@ -94,6 +94,8 @@ class Method:
     up_words: ClassVar[str]
     down_words: ClassVar[str]
     limits: ClassVar[tuple[Limit, ...]] = ()
+    federates: ClassVar[bool] = True
+    """Whether anything travels at all."""
     pooled: ClassVar[bool] = False
     """All clients' examples in one place: the reference that federation is compared with."""
 

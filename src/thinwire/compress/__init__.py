@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from thinwire.adapters import Adapters, Change, add_changes
+from thinwire.adapters import Adapters, Change
 from thinwire.payload import Leaves, dense
 from thinwire.randomness import derive
 
@@ -31,17 +31,24 @@ class Step(Protocol):
     def __call__(self, leaves: Leaves, link: Link) -> Leaves: ...
 
 
-def compress(change: Change, steps: Sequence[Step], link: Link, residual: Change | None = None) -> tuple[Leaves, Change]:
-    """Leaves of the change after every step, and what they leave out of `change + residual` (error feedback)."""
-    total = add_changes(change, residual) if residual else change
+def compress(
+    change: Change, steps: Sequence[Step], link: Link, residual: Change, feedback: float = 0.0
+) -> tuple[Leaves, Change]:
+    """Leaves of `change + feedback * residual` after every step, and the new residual: what they leave out of that sum.
+
+    Keys of the residual that are not in the change are kept as they are; without feedback nothing is kept.
+    Source: error feedback, Seide et al. 2014; Karimireddy et al., arXiv:1901.09847.
+    """
+    total = {key: tensor + feedback * residual[key] if key in residual else tensor for key, tensor in change.items()}
     leaves: Leaves = {key: dense(tensor.float()) for key, tensor in total.items()}
     for step in steps:
         leaves = step(leaves, link)
+    if not feedback:
+        return leaves, {}
     sent = decode(leaves)
-    return leaves, {key: tensor - sent[key] for key, tensor in total.items()}
+    return leaves, {**residual, **{key: tensor - sent[key] for key, tensor in total.items()}}
 
 
 def decode(leaves: Leaves) -> Change:
     """The float32 change that leaves stand for."""
     return {key: leaf.dense() for key, leaf in leaves.items()}
-

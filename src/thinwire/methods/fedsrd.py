@@ -6,14 +6,18 @@ Yan et al., WWW 2026, doi:10.1145/3774904.3792144, arXiv:2510.04601.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
 
 from thinwire.compress import Step
 from thinwire.compress.cast import Cast
 from thinwire.compress.importance import ImportanceDrop
 from thinwire.compress.random_drop import RandomDrop
 from thinwire.lowrank import LowRank, cross, mean_product, project, split
-from thinwire.method import Context, Limit, Method, Parts, Uploads, setting
+from thinwire.method import Context, Limit, Method, Parts, Uploads, setting, weighted_sum
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +78,13 @@ class FedSRDe(Method):
     def _updates_a(self, ctx: Context) -> bool:
         return (ctx.round % 2 == 0) == (self._official(self.first, "a", "b") == "a")
 
-    def _turn(self, site: LowRank, change: Parts, ctx: Context):  # type: ignore[no-untyped-def]
+    def _turn(self, site: LowRank, change: Parts, ctx: Context) -> tuple[LowRank, Tensor, Tensor]:
         """Site and change as if A were updated and B fixed: transposed when it is the other way round."""
         if self._updates_a(ctx):
             return site, change["a"], change["b"]
         return site.T, change["b"].T, change["a"].T
 
-    def _official(self, given, official, ours):  # type: ignore[no-untyped-def]
+    def _official(self, given: T | None, official: T, ours: T) -> T:
         if given is not None:
             return given
         return official if self.faithful else ours
@@ -95,11 +99,9 @@ class FedSRD(FedSRDe):
     limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "fedsrd-e", {}, 1e-5, clients=1),)
 
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        from thinwire.method import weighted_sum
-
-        turned = [(weight, *self._turn(site, change, ctx)[1:]) for weight, change in uploads]
-        fixed = site if self._updates_a(ctx) else site.T
-        sums = weighted_sum((p, {"mean": mean, "beyond": cross(fixed, mean, other)}) for p, mean, other in turned)
-        weights = [p for p, _, _ in turned]
-        _, rest = split(mean_product(fixed, [(mean, other) for _, mean, other in turned], weights), site.rank)
+        turned = [(weight, self._turn(site, change, ctx)) for weight, change in uploads]
+        fixed = turned[0][1][0]
+        sums = weighted_sum((p, {"mean": mean, "beyond": cross(fixed, mean, other)}) for p, (_, mean, other) in turned)
+        changes, weights = [(mean, other) for _, (_, mean, other) in turned], [p for p, _ in turned]
+        _, rest = split(mean_product(fixed, changes, weights), site.rank)
         return self.finish(site, {**sums, "beyond": sums["beyond"] - (fixed.b.double().T @ rest.b) @ rest.a}, ctx)

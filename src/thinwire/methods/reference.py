@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thinwire.adapters import Adapters, Change
-from thinwire.method import Client, Context, Limit, Memory, Method, Plan
+from thinwire.adapters import EXTRA, Adapters, Change
+from thinwire.method import Client, Context, Limit, Memory, Method, Plan, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,12 @@ class Local(Method):
     up_words: ClassVar[str] = "nothing"
     down_words: ClassVar[str] = "nothing"
     limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "centralised", {}, 0.0, clients=1),)
+    federates: ClassVar[bool] = False
+
+    freeze_a: bool = setting(False, "train B only, as FFA-LoRA does")
+
+    def trains(self, ctx: Context) -> frozenset[str]:
+        return frozenset({"b", EXTRA}) if self.freeze_a else super().trains(ctx)
 
     def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
         return Plan(memory.get("own", view), self.trains(ctx))

@@ -1,0 +1,165 @@
+"""The command line. Heavy libraries are imported only by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from thinwire import __version__
+from thinwire.settings import ConfigError
+
+EPILOG = """examples:
+  thinwire run                                    the embedded default: four owners, FedSRD, about a minute
+  thinwire run --method fedit --set federation.rounds=20
+  thinwire run recipes/four_domains.toml --set train.learning_rate=1e-3
+  thinwire run --resume runs/fedsrd-seed0 --rounds 30
+  thinwire methods --json
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except ConfigError as error:
+        print(f"thinwire: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"thinwire: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="thinwire",
+        description="Federated LoRA fine-tuning over data owners who never share data, with thin traffic.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"thinwire {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_run(commands)
+    methods = commands.add_parser("methods", help="list the methods: paper, what travels, fields with defaults and ranges")
+    methods.add_argument("--json", action="store_true", help="for programs")
+    methods.set_defaults(run=show_methods)
+    data = commands.add_parser("data", help="show who holds what under a recipe, without training")
+    recipe_options(data)
+    data.add_argument("--picture", type=Path, metavar="FILE.png", help="also draw it")
+    data.set_defaults(run=show_data)
+    inspect = commands.add_parser("inspect", help="show what a packed payload holds: leaves, densities, bits per part")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    inspect.set_defaults(run=show_payload)
+    return top
+
+
+def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command that does the work."""
+    run = commands.add_parser(
+        "run",
+        help="fine-tune: a recipe, or the embedded default",
+        description="Fine-tune one model over several data owners; leaves a PEFT adapter, metrics and a summary.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recipe_options(run)
+    run.add_argument("--method", metavar="NAME", help="short for --set method.name=NAME")
+    run.add_argument("--rounds", type=int, metavar="N", help="short for --set federation.rounds=N; may be raised on --resume")
+    run.add_argument("--seed", type=int, metavar="N", help="short for --set run.seed=N")
+    run.add_argument("--output", metavar="DIR", help="short for --set run.output=DIR")
+    run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR after a stop, a crash, or for longer")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
+    run.set_defaults(run=run_recipe)
+
+
+def recipe_options(command: argparse.ArgumentParser) -> None:
+    """Where the recipe comes from."""
+    command.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.toml", help="none: the embedded default")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; may be given often"
+    )
+
+
+def run_recipe(options: argparse.Namespace) -> int:
+    from thinwire.config import load_recipe
+
+    if options.resume:
+        given = [name for name in ("recipe", "method", "seed", "output") if getattr(options, name) is not None]
+        if given or options.set:
+            raise ConfigError(f"--resume: the run has its recipe already; allowed beside it is --rounds, not {(given or ['--set'])[0]}")
+        return play(options, None)
+    short = {"method": "method.name", "rounds": "federation.rounds", "seed": "run.seed", "output": "run.output"}
+    changes = [f"{key}={json.dumps(getattr(options, name))}" for name, key in short.items() if getattr(options, name) is not None]
+    return play(options, load_recipe(options.recipe, [*options.set, *changes]))
+
+
+def play(options: argparse.Namespace, recipe: object) -> int:
+    """Start or continue a run and show it."""
+    from thinwire.report.live import silence_libraries, watch
+    from thinwire.report.table import print_summary
+
+    silence_libraries()
+    from thinwire.simulation import run as simulation
+    from thinwire.simulation.directory import RunDirectory, free_directory
+    from thinwire.simulation.rounds import AllRefused
+
+    if options.resume:
+        directory = RunDirectory(options.resume)
+        recipe = simulation.longer(directory.recipe(), options.rounds)
+        directory.write_recipe(recipe)
+    else:
+        recipe = simulation.checked(recipe)
+        name = f"{recipe.method['name']}-seed{recipe.run.seed}"
+        directory = RunDirectory(Path(recipe.run.output) if recipe.run.output else free_directory(name))
+    try:
+        with watch(directory.path, quiet=options.json) as watcher:
+            summary = simulation.run(recipe, directory, watcher, resume=bool(options.resume))
+    except AllRefused as error:
+        print(f"thinwire: {error}\nThe last good checkpoint is kept in {directory.checkpoints}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nthinwire: interrupted. Continue with: thinwire run --resume {directory.path}", file=sys.stderr)
+        return 130
+    print(json.dumps(summary, indent=1)) if options.json else print_summary(summary)
+    return 0
+
+
+def show_methods(options: argparse.Namespace) -> int:
+    from thinwire.report.methods import as_json, print_methods
+
+    print(as_json()) if options.json else print_methods()
+    return 0
+
+
+def show_data(options: argparse.Namespace) -> int:
+    from thinwire.config import load_recipe
+    from thinwire.report.live import silence_libraries
+
+    recipe = load_recipe(options.recipe, options.set)
+    silence_libraries()
+    from thinwire.data import summary
+    from thinwire.data.load import encode_all, load
+    from thinwire.models import load_base
+
+    dataset = load(recipe.data, recipe.run.seed)
+    clients, _, skipped = encode_all(dataset, load_base(recipe.model, "cpu").tokenizer, recipe.data)
+    summary.show(dataset, clients, skipped, options.picture)
+    return 0
+
+
+def show_payload(options: argparse.Namespace) -> int:
+    from thinwire.report import inspect
+
+    return inspect.main(options.file, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A client's side of a round: apply what the server sent, and turn what was trained into bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from thinwire.adapters import Adapters, Change, add_changes
+from thinwire.clock import span
+from thinwire.compress import Link, compress, decode
+from thinwire.method import Client, Context, Memory, Method, Plan
+from thinwire.payload import Payload
+from thinwire.wire import Expect, WireError, pack, unpack
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What a client keeps between rounds. version: of the global adapters it holds, None before it joined."""
+
+    version: int | None = None
+    memory: Memory = field(default_factory=dict)
+    residual: Change = field(default_factory=dict)
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """An upload, and the client's state after it: provisional until the server says whether the upload counted."""
+
+    blob: bytes
+    density: float
+    counted: ClientState
+    lost: ClientState
+
+
+def receive(held: Adapters, version: int | None, blobs: Sequence[bytes], start: Adapters, run: int) -> tuple[Adapters, int]:
+    """The global adapters after the server's messages, applied in order, and their version.
+
+    `start` is what the seed gives and a state message builds on. Raises: WireError for bytes that do not fit.
+    """
+    for blob in blobs:
+        with span("wire"):
+            payload = unpack(blob, Expect(shapes(start), run=run))
+        if payload.kind == "change" and payload.version != (version or 0) + 1:
+            raise WireError(f"a change to version {payload.version} cannot follow version {version}")
+        tensors = decode(payload.leaves)
+        held = start.put(tensors) if payload.kind == "state" else held.add(tensors)
+        version = payload.version
+    if version is None:
+        raise WireError("no message was sent to a client that holds nothing")
+    return held, version
+
+
+def send(
+    method: Method, client: Client, state: ClientState, plan: Plan, trained: Adapters, ctx: Context
+) -> Sending:
+    """Pack what the client offers; raises ValueError naming the tensor if it is not finite."""
+    change = method.encode(plan, trained, ctx)
+    refuse_non_finite(change)
+    link = Link(plan.start, trained, ctx.seed_for("up", client.name))
+    leaves, residual = compress(change, method.up(ctx), link, state.residual, method.feedback)
+    payload = Payload("change", state.version or 0, ctx.seed, leaves)
+    state = replace(state, memory=method.remember(trained, state.memory, ctx))
+    lost = replace(state, residual=add_changes(residual, decode(leaves)) if residual else {})
+    with span("wire"):
+        blob = pack(payload) if method.federates else b""
+    return Sending(blob, payload.density, replace(state, residual=residual), lost)
+
+
+def refuse_non_finite(change: Mapping[tuple[str, str], Tensor]) -> None:
+    """Raises ValueError naming the first tensor that holds a NaN or an infinity."""
+    for (name, part), tensor in change.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} ({part}) is not finite")
+
+
+def shapes(adapters: Adapters) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The shape of every tensor by key: what a receiver expects."""
+    return {key: tuple(tensor.shape) for key, tensor in adapters.items()}

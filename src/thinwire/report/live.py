@@ -1,0 +1,95 @@
+"""Progress while a run goes on: a live bar on a terminal, a line a round elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from thinwire.simulation.rounds import Line, State
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own bars and advice out of the picture, and off the network unless the user asks for it."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="peft|torch|transformers")
+
+
+class Live:
+    """Shows what `Watcher` is told: phases, clients, rounds, bytes so far and the time left."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console, self.progress = console, progress
+        self.task = progress.add_task("starting", total=None, detail="")
+        self.began, self.first, self.rounds = time.monotonic(), 0, 0
+        self.losses: dict[str, float | None] = {}
+        self.title = ""
+
+    def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
+        self.title, self.rounds, self.first, self.began = text, rounds or 0, done, time.monotonic()
+        self.progress.reset(self.task, description=text, total=rounds, completed=done, detail="")
+        if not self.console.is_terminal:
+            self.console.print(text if rounds is None else f"{text}: {rounds - done} rounds")
+
+    def line(self, line: Line) -> None:
+        self.losses[line["client"]] = line["loss"]
+        self.progress.update(self.task, detail=self.clients())
+        if line["status"] != "counted":
+            self.warn(f"round {line['round'] + 1}: {line['client']} {line['status']}")
+
+    def round(self, state: State) -> None:
+        totals = state.totals
+        detail = f"{self.clients()}  up {megabytes(totals.bytes_up)}  down {megabytes(totals.bytes_down)}"
+        self.progress.update(self.task, completed=state.round, detail=detail)
+        if not self.console.is_terminal:
+            left = (time.monotonic() - self.began) / (state.round - self.first) * (self.rounds - state.round)
+            self.console.print(f"  round {state.round}/{self.rounds}  {detail}  {left:.0f} s left", soft_wrap=True)
+        self.losses = {}
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"note: {text}", style="yellow", soft_wrap=True, markup=False)
+
+    def clients(self) -> str:
+        known = [loss for loss in self.losses.values() if loss is not None]
+        if len(self.losses) > 6:
+            return f"{len(self.losses)} clients, loss {sum(known) / max(len(known), 1):.3f}"
+        shown = (f"{name} {loss:.3f}" if loss is not None else f"{name} -" for name, loss in self.losses.items())
+        return "loss " + " ".join(shown) if self.losses else ""
+
+
+@contextmanager
+def watch(directory: Path, quiet: bool = False) -> Iterator[Live]:
+    """A live display on standard error for the length of a run."""
+    console = Console(stderr=True, quiet=quiet)
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:.0f}/{task.total}"),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console.print(f"run directory: {directory}", soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or quiet) as progress:
+        yield Live(console, progress)
+
+
+def megabytes(count: float) -> str:
+    """Bytes in words: 812 B, 3.4 kB, 1.25 MB."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    if count < 1e6:
+        return f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

@@ -1,0 +1,141 @@
+"""A run's directory: resolved recipe, environment, metrics, checkpoints, adapters, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from thinwire.config import Recipe, from_dict
+from thinwire.settings import ConfigError
+
+LIBRARIES = ("thinwire", "torch", "transformers", "peft", "numpy", "safetensors", "constriction", "zstandard")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Paths and small files of one run."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def alone(self) -> RunDirectory:
+        """The nested run in which everyone trains alone."""
+        return RunDirectory(self.path / "alone")
+
+    def recipe(self) -> Recipe:
+        """The recipe this run was started with. Raises: ConfigError if the folder holds no run."""
+        try:
+            return from_dict(json.loads((self.path / "config.json").read_text()))
+        except FileNotFoundError:
+            raise ConfigError(f"--resume {self.path}: no run there (config.json is missing)") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self.path / 'config.json'} is damaged: {error}") from None
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder and write the recipe and the environment. Raises: ConfigError if a run is there already."""
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"run.output = {str(self.path)!r}: the folder exists and is not empty; "
+                f"allowed is a new folder, or continue it with: thinwire run --resume {self.path}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_recipe(recipe)
+        write_json(self.path / "environment.json", environment())
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_json(self.path / "config.json", dataclasses.asdict(recipe))
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        """Add lines to metrics.jsonl, durably."""
+        with self.metrics.open("a") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rewind(self, round_: int) -> None:
+        """Drop the metrics of rounds that a resumed run plays again (and a line that a crash cut short)."""
+        kept = [json.dumps(line) + "\n" for line in self.lines() if line["round"] < round_]
+        replace_text(self.metrics, "".join(kept))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The metrics so far; lines that a crash cut short are left out."""
+        lines = []
+        for text in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+
+def free_directory(name: str, root: Path = Path("runs")) -> Path:
+    """`root/name`, or the first of `name-2`, `name-3`, ... that does not exist yet."""
+    number, path = 1, root / name
+    while path.exists():
+        number += 1
+        path = root / f"{name}-{number}"
+    return path
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, command and, in a git checkout, the commit."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "command": sys.argv,
+        "commit": commit(),
+    }
+
+
+def version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit of the source checkout thinwire runs from, None for an installed package."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=folder, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_json(path: Path, content: Any) -> None:
+    replace_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,219 @@
+"""The round loop: who takes part, what each is sent, what each trains, and what becomes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from thinwire.adapters import Adapters, same
+from thinwire.clock import clock, span
+from thinwire.config import FederationConfig
+from thinwire.data import Example
+from thinwire.engine import ClientState, Sending, Server, Upload, aggregate, message, receive, send
+from thinwire.method import Client, Context, Method, Plan
+from thinwire.randomness import derive, permutation, uniform
+from thinwire.training import Job, Trained
+
+Line = dict[str, Any]
+Seconds = dict[str, float]
+
+
+class AllRefused(RuntimeError):
+    """No client's upload of a round could be used; the last checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What does not change over a run. examples: client -> its training examples; train: runs jobs, in order."""
+
+    method: Method
+    config: FederationConfig
+    clients: Sequence[Client]
+    examples: Mapping[str, Sequence[Example]]
+    train: Callable[[Sequence[Job]], Sequence[Trained]]
+    seed: int
+    steps_factor: int = 1
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the rounds so far."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    uploads: int = 0
+    deliveries: int = 0
+    seconds: Seconds = field(default_factory=lambda: {"train": 0.0, "method": 0.0, "wire": 0.0, "eval": 0.0})
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a checkpoint holds. round: the next to play; held, held_version: what an up-to-date client has."""
+
+    round: int
+    server: Server
+    held: Adapters
+    clients: Mapping[str, ClientState]
+    held_version: int | None = None
+    totals: Totals = Totals()
+    best_round: int = -1
+    best_loss: float = float("inf")
+
+
+def start(federation: Federation, server: Server) -> State:
+    """The state before round 0: nobody holds anything yet."""
+    return State(0, server, server.start, {client.name: ClientState() for client in federation.clients})
+
+
+def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> State:
+    """One round. Tells one line per client. Raises: AllRefused if no client's upload could be used."""
+    ctx, server = Context(state.round, federation.seed), state.server
+    with clock() as seconds:
+        clients = taking_part(federation, ctx.round)
+        with span("method"):
+            delivered = {client.name: deliver(federation, state, client) for client in clients}
+            held = catch_up(state) if federation.method.federates else server.adapters
+        states = {client.name: replace(state.clients[client.name], version=server.version) for client in clients}
+        present = [client for client in clients if not drops_out(federation, client, ctx)]
+        with span("train"):
+            trained = train(federation, present, held, states, ctx)
+        with span("method"):
+            sendings, refused = send_all(federation, present, states, trained, ctx)
+            server, rejected = collect(federation, server, present, sendings, ctx)
+    refused |= rejected
+    for client in clients:
+        tell(line(client.name, ctx, delivered, trained, sendings, refused))
+    if refused and len(refused) == len(present):
+        raise AllRefused(f"round {ctx.round}: no upload could be used; " + "; ".join(f"{n}: {r}" for n, r in refused.items()))
+    states |= {name: sending.lost if name in refused else sending.counted for name, sending in sendings.items()}
+    seconds["method"] -= seconds.get("wire", 0.0)
+    return replace(
+        state,
+        round=ctx.round + 1,
+        server=server,
+        held=held,
+        held_version=state.server.version,
+        clients={**state.clients, **states},
+        totals=add_totals(state.totals, sendings, delivered, state.server.version, seconds),
+    )
+
+
+def taking_part(federation: Federation, number: int) -> list[Client]:
+    """The clients of a round, in order: those that have joined, sampled if the recipe says so."""
+    joined = [client for client in federation.clients if federation.config.join.get(client.name, 0) <= number]
+    count = federation.config.clients_per_round
+    if count is None or count >= len(joined):
+        return joined
+    order = permutation(derive(federation.seed, number, "sample"), len(joined))
+    return [joined[index] for index in sorted(order[:count])]
+
+
+def deliver(federation: Federation, state: State, client: Client) -> int:
+    """Bytes that bring a client to the server's version."""
+    if not federation.method.federates:
+        return 0
+    return sum(map(len, message(state.server, state.clients[client.name].version)))
+
+
+def catch_up(state: State) -> Adapters:
+    """The global adapters as a client decodes them from the server's bytes: equal to the server's own."""
+    blobs = message(state.server, state.held_version)
+    held, _ = receive(state.held, state.held_version, blobs, state.server.start, state.server.run)
+    assert same(held, state.server.adapters), "client and server hold different adapters"
+    return held
+
+
+def drops_out(federation: Federation, client: Client, ctx: Context) -> bool:
+    """Whether the client vanishes after its download and never uploads in this round."""
+    return float(uniform(ctx.seed_for("drop", client.name), 1)) < federation.config.drop
+
+
+def train(
+    federation: Federation, present: Sequence[Client], held: Adapters, states: Mapping[str, ClientState], ctx: Context
+) -> dict[str, tuple[Plan, Trained]]:
+    """What each client present trained, with its plan."""
+    plans = {c.name: federation.method.plan(held, c, states[c.name].memory, ctx) for c in present}
+    jobs = [
+        Job(
+            plan=plans[client.name],
+            examples=federation.examples[client.name],
+            seed=derive(federation.seed, "train", client.name),
+            round=ctx.round,
+            steps_factor=federation.steps_factor,
+            optimizer=states[client.name].optimizer or None,
+        )
+        for client in present
+    ]
+    return {name: (plan, done) for (name, plan), done in zip(plans.items(), federation.train(jobs), strict=True)}
+
+
+def send_all(
+    federation: Federation,
+    present: Sequence[Client],
+    states: Mapping[str, ClientState],
+    trained: Mapping[str, tuple[Plan, Trained]],
+    ctx: Context,
+) -> tuple[dict[str, Sending], dict[str, str]]:
+    """Every client's upload, and who has none to offer because its training left the finite numbers."""
+    sendings, refused = {}, {}
+    for client in present:
+        plan, done = trained[client.name]
+        state = replace(states[client.name], optimizer=done.optimizer)
+        try:
+            if not math.isfinite(done.loss):
+                raise ValueError("the loss is not finite")
+            sendings[client.name] = send(federation.method, client, state, plan, done.adapters, ctx)
+        except ValueError as error:
+            refused[client.name] = str(error)
+    return sendings, refused
+
+
+def collect(
+    federation: Federation, server: Server, present: Sequence[Client], sendings: Mapping[str, Sending], ctx: Context
+) -> tuple[Server, dict[str, str]]:
+    """The server after the uploads, and those it refused."""
+    if not federation.method.federates or not sendings:
+        return server, {}
+    weights = {c.name: float(c.examples) if federation.config.weights == "examples" else 1.0 for c in present}
+    uploads = [Upload(name, weights[name], sending.blob) for name, sending in sendings.items()]
+    server, outcome = aggregate(federation.method, server, uploads, ctx)
+    return server, dict(outcome.refused)
+
+
+def line(
+    name: str,
+    ctx: Context,
+    delivered: Mapping[str, int],
+    trained: Mapping[str, tuple[Plan, Trained]],
+    sendings: Mapping[str, Sending],
+    refused: Mapping[str, str],
+) -> Line:
+    """What happened to one client in one round."""
+    done = trained[name][1] if name in trained else None
+    status = "dropped out" if done is None else f"refused: {refused[name]}" if name in refused else "counted"
+    return {
+        "round": ctx.round,
+        "client": name,
+        "loss": done.loss if done and math.isfinite(done.loss) else None,
+        "bytes_up": len(sendings[name].blob) if name in sendings else 0,
+        "bytes_down": delivered[name],
+        "seconds": done.seconds if done else 0.0,
+        "density": sendings[name].density if name in sendings else 0.0,
+        "status": status,
+    }
+
+
+def add_totals(
+    totals: Totals, sendings: Mapping[str, Sending], delivered: Mapping[str, int], version: int, used: Seconds
+) -> Totals:
+    """The totals after a round. A delivery of version 0 is the seed only, which FedIT would have sent just so."""
+    sent = [sending.blob for sending in sendings.values() if sending.blob]
+    return Totals(
+        bytes_up=totals.bytes_up + sum(map(len, sent)),
+        bytes_down=totals.bytes_down + sum(delivered.values()),
+        uploads=totals.uploads + len(sent),
+        deliveries=totals.deliveries + sum(1 for size in delivered.values() if size and version > 0),
+        seconds={name: seconds + used.get(name, 0.0) for name, seconds in totals.seconds.items()},
+    )
