@@ -168,7 +168,9 @@ def _values(pool: list[tuple[str, Record]], config: DataConfig) -> list[str]:
         raise ConfigError("data.column is missing: partition by column needs the column that names the client")
     for domain, record in pool:
         if record.get(config.column) is None:
-            raise ConfigError(f"data.column = {config.column!r}: a record of {domain} lacks it, of {', '.join(record)}")
+            raise ConfigError(
+                f"data.column = {config.column!r}: none in a record of {domain}, which has {', '.join(record)}"
+            )
     return [str(record[config.column]) for _, record in pool]
 
 

@@ -77,7 +77,7 @@ def _csv(path: Path, file: TextIO) -> Iterator[Record]:
                 raise ConfigError(f"{path}, line {reader.line_num}: {found}")
             yield row
     except csv.Error as error:
-        raise ConfigError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+        raise ConfigError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
 
 
 def _fields(row: dict[Any, Any]) -> int:

@@ -31,9 +31,10 @@ def open_source(config: DataConfig, seed: int) -> Catalogue:
 
     A folder holds one file per domain and split, `<domain>.<split>.<suffix>`; `<domain>.<suffix>` counts as train, and
     `train.<suffix>` as the train split of a domain named like the folder. Other names with a split in them
-    (`code.test.exec.jsonl`) are ignored. A single file is the training split of the domain it is named after. A folder
-    without such files, or with the shards of a data set in it, is left to the `datasets` library, as is `NAME` or
-    `NAME:CONFIGURATION` on the hub: one domain, named by the name's last part.
+    (`code.test.exec.jsonl`) are ignored. A single file is the training split of the domain it is named after.
+    The `datasets` library reads folders in its own forms (saved to disk; with shards, `NAME-00000-of-00001.parquet`;
+    or without files of ours but with a README.md or a `data` folder), and `NAME` or `NAME:CONFIGURATION` on the hub:
+    one domain, named by the name's last part.
     Raises: ConfigError naming data.source, its value and what is there instead.
     """
     if config.source == "generator":
@@ -46,6 +47,8 @@ def open_source(config: DataConfig, seed: int) -> Catalogue:
         return _local_data_set(path) if _is_data_set(path) else _folder(path)
     if _looks_like_path(source):
         raise ConfigError(f"data.source = {config.source!r}: there is no such file or folder; {_instead(path)}")
+    if difflib.get_close_matches(source, ["generator"], cutoff=0.85):
+        raise ConfigError(f"data.source = {config.source!r}: did you mean generator?")
     return _data_set(source)
 
 
@@ -122,8 +125,12 @@ def _domain_and_split(path: Path) -> tuple[str, str] | None:
 
 def _is_data_set(folder: Path) -> bool:
     names = [path.name for path in _data_files(folder)]
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    return saved or not names or any(re.search(r"-\d{5}-of-\d{5}", name) for name in names)
+    described = (folder / "README.md").is_file() or (folder / "data").is_dir()
+    return _is_saved(folder) or (described and not names) or any(re.search(r"-\d{5}-of-\d{5}", name) for name in names)
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _local_data_set(folder: Path) -> Catalogue:
@@ -141,9 +148,12 @@ def _data_set(source: str) -> Catalogue:
         import datasets
     except ImportError as error:
         raise extra_missing(f"data.source = {source!r}: a Hugging Face data set", "datasets") from error
-    saved = any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
-        loaded = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, configuration or None)
+        loaded = (
+            datasets.load_from_disk(path)
+            if _is_saved(Path(path))
+            else datasets.load_dataset(path, configuration or None)
+        )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "no data set" if Path(path).is_dir() else "not `generator`, no file or folder here, and no data set"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from thinwire.data import Example
 from thinwire.data.load import Dataset
-from thinwire.data.readers import extra_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def table(dataset: Dataset, examples: Mapping[str, Sequence[Example]] | None = N
             numbers.append(sum(len(example.tokens) for name in names for example in examples[name]))
         return [f"{number:,}" for number in numbers]
 
-    out = Table(title="Who holds what", caption="labels: " + _listed(labels))
+    out = Table(title="Who holds what", caption=Text("labels: " + _listed(labels)))
     out.add_column("client", no_wrap=True)
     for heading in ("examples", "tokens") if examples is not None else ("examples",):
         out.add_column(heading, justify="right", no_wrap=True)
@@ -50,22 +50,17 @@ def table(dataset: Dataset, examples: Mapping[str, Sequence[Example]] | None = N
     for name in shown:
         label, most = counts[name].most_common(1)[0]
         share = f"{100 * most / counts[name].total():3.0f} % {_short(label, 16)}"
-        out.add_row(_short(name, 24), *sizes([name]), share, _bars(counts[name], labels[:LABELS]))
+        out.add_row(Text(_short(name, 24)), *sizes([name]), Text(share), _bars(counts[name], labels[:LABELS]))
     if rest:
         out.add_row(f"{len(rest)} more", *sizes(rest), style="dim")
     return out
 
 
 def picture(dataset: Dataset, path: Path | str) -> None:
-    """A PNG of stacked bars, a client each, in the number of its training records by label.
+    """A PNG of stacked bars, a client each, in the number of its training records by label."""
+    from matplotlib import color_sequences
+    from matplotlib.figure import Figure
 
-    Raises: ConfigError if matplotlib is not installed.
-    """
-    try:
-        from matplotlib import color_sequences
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise extra_missing("the picture of who holds what", "matplotlib") from error
     counts = {name: Counter(labels) for name, labels in dataset.labels.items()}
     labels = _by_frequency(counts)
     own, others = labels[: len(PALETTE)], labels[len(PALETTE) :]
@@ -81,19 +76,19 @@ def picture(dataset: Dataset, path: Path | str) -> None:
     figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     left, thick = [0] * len(counts), 0.8 if len(counts) <= NAMED else 1.0
-    for label, widths, colour in layers:
-        axes.barh(range(len(counts)), widths, left=left, height=thick, color=colour, label=_short(label, 32))
+    for _, widths, colour in layers:
+        axes.barh(range(len(counts)), widths, left=left, height=thick, color=colour)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     _dress(axes, list(counts))
     if len(layers) > 1:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+        _legend(axes, [label for label, _, _ in layers])
     figure.savefig(path, format="png")
 
 
 def _dress(axes: Axes, names: list[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     if len(names) <= NAMED:
-        axes.set_yticks(range(len(names)), [_short(name, 24) for name in names])
+        axes.set_yticks(range(len(names)), [_short(name, 24) for name in names], parse_math=False)
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(names)} clients")
@@ -104,6 +99,15 @@ def _dress(axes: Axes, names: list[str]) -> None:
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _legend(axes: Axes, labels: list[str]) -> None:
+    keys = [str(number) for number in range(len(labels))]  # a label may begin with _, which matplotlib leaves out
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    legend = axes.legend(axes.containers, keys, frameon=False, fontsize="small", **place)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_short(label, 32))
 
 
 def _short(text: str, width: int) -> str:

@@ -1,0 +1,124 @@
+"""Texts, tokens and labels of a record; a token is a byte, so that lengths can be counted by hand."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thinwire.config import DataConfig
+from thinwire.data.templates import answer, encode, encode_many, prompt_tokens, texts
+from thinwire.settings import ConfigError
+
+RECORD = {"instruction": "Add.", "input": "1 2", "response": "3"}
+PROMPT = "### Instruction:\nAdd.\n\n### Response:\n"
+
+
+def split(example, tokenizer):
+    """(text without loss, text with loss) of an example whose labels are checked."""
+    cut = sum(label == -100 for label in example.labels)
+    assert example.labels == (-100,) * cut + example.tokens[cut:]
+    return tokenizer.decode(example.tokens[:cut]), tokenizer.decode(example.tokens[cut:])
+
+
+def test_alpaca_with_and_without_input(tokenizer):
+    config = DataConfig()
+    prompt = "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
+    assert split(encode(RECORD, tokenizer, config), tokenizer) == (prompt, "3</s>")
+    for absent in ({}, {"input": ""}, {"input": None}):
+        record = {"instruction": "Add.", "response": "3"} | absent
+        assert split(encode(record, tokenizer, config), tokenizer) == (PROMPT, "3</s>")
+
+
+def test_columns_are_the_configs(tokenizer):
+    config = DataConfig(instruction="text", context="hint", response="label")
+    example = encode({"text": "Add.", "hint": None, "label": 3}, tokenizer, config)
+    assert split(example, tokenizer) == (PROMPT, "3</s>")
+    assert answer({"label": 3}, config) == "3"
+
+
+def test_a_start_token_comes_once_and_an_end_token_after_the_response(make_tokenizer):
+    tokenizer = make_tokenizer(start=True, end=True)
+    example = encode(RECORD | {"input": ""}, tokenizer, DataConfig())
+    assert split(example, tokenizer) == ("<s>" + PROMPT, "3</s>")
+    assert example.tokens.count(256) == example.tokens.count(257) == 1
+
+
+def test_the_prompt_to_generate_from_is_the_prompt_that_is_encoded(make_tokenizer, chat):
+    for template in ("alpaca", "chat", "plain"):
+        tokenizer, config = make_tokenizer(start=True, chat=chat), DataConfig(template=template)
+        prompt = prompt_tokens(RECORD, tokenizer, config)
+        assert list(encode(RECORD, tokenizer, config).tokens[: len(prompt)]) == prompt
+
+
+@pytest.mark.parametrize(
+    ("room", "kept"), [(-1, None), (0, None), (1, "a"), (5, "abcde"), (6, "abcde</s>"), (9, "abcde</s>")]
+)
+def test_a_long_response_is_cut_and_a_long_prompt_refused(tokenizer, room, kept):
+    config = DataConfig(max_length=len(PROMPT) + room)
+    example = encode({"instruction": "Add.", "response": "abcde"}, tokenizer, config)
+    assert kept is None if example is None else split(example, tokenizer) == (PROMPT, kept)
+
+
+def test_an_empty_response_is_no_example(tokenizer):
+    for response in ("", None):
+        assert encode(RECORD | {"response": response}, tokenizer, DataConfig()) is None
+
+
+@pytest.mark.parametrize("column", ["instruction", "response"])
+def test_a_missing_column_is_named_with_those_there_are(tokenizer, column):
+    record = {key: value for key, value in RECORD.items() if key != column}
+    with pytest.raises(ConfigError, match=rf"data\.{column}: a record has no column '{column}'; it has .*input"):
+        encode(record, tokenizer, DataConfig())
+
+
+def test_chat_writes_the_turns_and_trains_the_whole_answer(make_tokenizer, chat):
+    tokenizer = make_tokenizer(start=True, chat=chat)
+    example = encode(RECORD, tokenizer, DataConfig(template="chat"))
+    assert split(example, tokenizer) == ("<s>user\nAdd.\n\n1 2</s>\n<s>assistant\n", "3</s>\n")
+
+
+def test_chat_whose_prompt_opens_a_thought_ends_with_the_end_token(make_tokenizer, chat):
+    tokenizer = make_tokenizer(chat=chat.replace("<s>assistant\n{% endif", "<s>assistant\n<think>{% endif"))
+    assert texts(RECORD, tokenizer, DataConfig(template="chat"))[1] == "3</s>"
+
+
+def test_chat_without_a_template_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match=r"data\.template = 'chat': .* has no chat template"):
+        encode(RECORD, tokenizer, DataConfig(template="chat"))
+
+
+def test_plain_takes_the_loss_on_everything_and_is_cut(tokenizer):
+    config = DataConfig(template="plain", max_length=8)
+    for record in ({"text": "ab"}, {"instruction": "ab"}):
+        assert split(encode(record, tokenizer, config), tokenizer) == ("", "ab</s>")
+    assert split(encode({"text": "0123456789"}, tokenizer, config), tokenizer) == ("", "01234567")
+    assert split(encode({"instruction": "a", "response": "b"}, tokenizer, config), tokenizer) == ("", "a\nb</s>")
+    assert encode({"text": ""}, tokenizer, config) is None
+    with pytest.raises(ConfigError, match="no column 'instruction'; it has body"):
+        encode({"body": "a"}, tokenizer, config)
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(), st.text(), st.integers(8, 200), st.sampled_from(["alpaca", "plain", "chat"]))
+def test_any_text_is_cut_at_most_and_never_shifted(
+    make_tokenizer, chat, instruction, context, response, length, template
+):
+    tokenizer = make_tokenizer(chat=chat)
+    config = DataConfig(max_length=length, template=template)
+    record = {"instruction": instruction, "input": context, "response": response}
+    prompt, said = texts(record, tokenizer, config)
+    before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, said))
+    example = encode(record, tokenizer, config)
+    if example is None:
+        assert not said or len(before) >= length
+        return
+    whole = before + after + ([257] if template != "chat" else [])
+    assert list(example.tokens) == whole[:length]
+    unlabelled = 0 if template == "plain" else len(before)
+    assert example.labels == (-100,) * unlabelled + example.tokens[unlabelled:]
+    assert any(label != -100 for label in example.labels)
+
+
+def test_many_are_encoded_as_one_is(tokenizer, records):
+    batch = [*records(5), {"instruction": "x" * 200, "response": "y"}, {"instruction": "x", "response": ""}]
+    assert encode_many(batch, tokenizer, DataConfig()) == [encode(row, tokenizer, DataConfig()) for row in batch]
+    assert encode_many([], tokenizer, DataConfig()) == []
