@@ -7,10 +7,17 @@ elsewhere draws from a global generator.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BLOCK = 8
+"""32-bit words of one Philox output."""
+
+STRIDE = 1 << 18
+"""Words drawn at a time, so that a mask of any size needs little memory."""
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -18,10 +25,15 @@ def derive(seed: int, *names: str | int) -> int:
     return _key(seed, *names) & 0xFFFFFFFFFFFFFFFF
 
 
-def words(seed: int, count: int) -> np.ndarray:
-    """`count` uniform 32-bit words: the low, then the high half of each 64-bit output of Philox4x64-10 under key `seed`."""
-    raw = np.random.Philox(key=seed, counter=0).random_raw((count + 1) // 2)
-    return np.asarray(raw, dtype="<u8").view("<u4")[:count]
+def words(seed: int, count: int, start: int = 0) -> np.ndarray:
+    """`count` uniform 32-bit words from word `start` on, in time O(count).
+
+    The low, then the high half of each 64-bit output of Philox4x64-10 under key `seed`; counters begin at 1.
+    """
+    skip = start % BLOCK
+    generator = np.random.Philox(key=seed, counter=start // BLOCK)
+    raw = generator.random_raw((skip + count + 1) // 2)
+    return np.asarray(raw, dtype="<u8").view("<u4")[skip : skip + count]
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
@@ -31,18 +43,36 @@ def uniform(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy(values).reshape(shape)
 
 
-def seeded_mask(seed: int, count: int, density: float) -> Tensor:
-    """Sorted flat indices (int64) of the positions whose word is below `floor(density * 2^32)`; density 1 keeps all."""
-    threshold = int(density * 2**32)
-    if threshold >= 2**32:
-        return torch.arange(count)
-    return torch.from_numpy(np.flatnonzero(words(seed, count) < np.uint32(threshold)).astype(np.int64))
+def seeded_mask(seed: int, count: int, density: float, start: int = 0) -> Tensor:
+    """Sorted flat indices (int64) in start..start+count-1 whose word is below `floor(density * 2^32)`; density 1 keeps all."""
+    if _threshold(density) >= 2**32:
+        return torch.arange(start, start + count)
+    pieces = [np.flatnonzero(hits) + at for at, hits in _hits(seed, count, density, start)]
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64, copy=False) if pieces else np.empty(0, np.int64))
+
+
+def seeded_count(seed: int, count: int, density: float) -> int:
+    """Number of positions that `seeded_mask` keeps, in little memory."""
+    if _threshold(density) >= 2**32:
+        return count
+    return sum(int(np.count_nonzero(hits)) for _, hits in _hits(seed, count, density, 0))
 
 
 def permutation(seed: int, count: int) -> list[int]:
     """A permutation of range(count): positions ordered by a 64-bit word each, ties by position."""
     raw = np.random.Philox(key=seed, counter=0).random_raw(count)
     return np.argsort(raw, kind="stable").tolist()
+
+
+def _threshold(density: float) -> int:
+    return int(density * 2**32)
+
+
+def _hits(seed: int, count: int, density: float, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(first index, which of the next `STRIDE` are kept), piece by piece."""
+    below = np.uint32(_threshold(density))
+    for at in range(start, start + count, STRIDE):
+        yield at, words(seed, min(STRIDE, start + count - at), at) < below
 
 
 def _key(seed: int, *names: str | int) -> int:

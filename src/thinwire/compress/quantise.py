@@ -80,7 +80,13 @@ class Quantise:
         scale = torch.where((scale == 0) | (low == high), largest.float(), scale)
         if self.bits == 1:
             chance = values / torch.where(scale == 0, 1.0, scale.double())[place] / 2 + noise
-            return Codes((chance >= 0.5).to(torch.uint8) if self.stochastic else (values >= 0).to(torch.uint8), 1, scale, None, self.per)
+            return Codes(
+                (chance >= 0.5).to(torch.uint8) if self.stochastic else (values >= 0).to(torch.uint8),
+                1,
+                scale,
+                None,
+                self.per,
+            )
         level = (values / torch.where(scale == 0, 1.0, scale.double())[place] + noise).floor().clamp(-most, most)
         return Codes((level + half).to(torch.uint8), self.bits, scale, None, self.per)
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
-import math
-import struct
 import zlib
 from collections.abc import Sequence
 
 from thinwire.adapters import Key
 from thinwire.payload import KINDS, Leaf, Payload
-from thinwire.wire.cursor import Cursor, put_bytes, put_varint
+from thinwire.wire.cursor import Cursor, put_plain, put_varint
 from thinwire.wire.errors import Expect, WireError
-from thinwire.wire.leaves import decode_leaf, encode_leaf
+from thinwire.wire.leaves import Entry, get_entry, get_leaf, put_entry, put_leaf
 
-__all__ = ["Expect", "Reader", "WireError", "open_payload", "pack", "unpack"]
+__all__ = ["FORMAT", "Expect", "Reader", "WireError", "open_payload", "pack", "unpack"]
 
 MAGIC, FORMAT = b"thw", 1
-HEADER = struct.Struct("<3sBB3xQQQI")
-CHECKSUM = struct.Struct("<I")
+START = len(MAGIC) + 1
+TRAILER = 8
+LEAVES, DIRECTORY = 1 << 16, 1 << 24
+"""Most leaves of a payload, most bytes of its directory."""
 
 
 def pack(payload: Payload) -> bytes:
@@ -26,86 +26,69 @@ def pack(payload: Payload) -> bytes:
     if payload.kind not in KINDS:
         raise WireError(f"kind {payload.kind!r}: allowed are {', '.join(KINDS)}")
     out, directory = io.BytesIO(), io.BytesIO()
-    out.write(bytes(HEADER.size))
-    for (name, part), leaf in payload.leaves.items():
-        body = encode_leaf(leaf)
-        out.write(body)
-        put_bytes(directory, name.encode())
-        put_bytes(directory, part.encode())
-        put_varint(directory, len(leaf.shape))
-        for length in leaf.shape:
-            put_varint(directory, length)
-        put_varint(directory, len(body))
+    out.write(MAGIC + bytes([FORMAT]))
+    directory.write(bytes([KINDS.index(payload.kind)]))
+    for number in (payload.version, payload.run, len(payload.leaves)):
+        put_varint(directory, number)
+    for key, leaf in payload.leaves.items():
+        start = out.tell()
+        put_leaf(out, key, leaf)
+        put_entry(directory, key, leaf, out.tell() - start)
     start = out.tell()
-    out.write(directory.getvalue())
-    out.seek(0)
-    kind = KINDS.index(payload.kind)
-    out.write(HEADER.pack(MAGIC, FORMAT, kind, payload.version, payload.run, start, len(payload.leaves)))
-    checksum = zlib.crc32(out.getbuffer())
-    out.seek(0, io.SEEK_END)
-    out.write(CHECKSUM.pack(checksum))
+    put_varint(out, directory.tell())
+    put_plain(out, directory.getvalue())
+    out.write((out.tell() - start).to_bytes(4, "little"))
+    out.write(zlib.crc32(out.getbuffer()).to_bytes(4, "little"))
     return out.getvalue()
 
 
 class Reader:
     """A payload whose header is checked and whose leaves are decoded when asked for."""
 
-    def __init__(self, kind: str, version: int, run: int, bodies: dict[Key, tuple[tuple[int, ...], memoryview]]) -> None:
-        self.kind, self.version, self.run, self._bodies = kind, version, run, bodies
+    def __init__(self, kind: str, version: int, run: int, entries: Sequence[tuple[Entry, memoryview]]) -> None:
+        self.kind, self.version, self.run = kind, version, run
+        self._entries = {entry.key: (entry, body) for entry, body in entries}
 
     @property
     def keys(self) -> Sequence[Key]:
         """Keys of the leaves, in the order sent."""
-        return tuple(self._bodies)
+        return tuple(self._entries)
+
+    def entry(self, key: Key) -> Entry:
+        """What the directory says of a leaf: shape, kinds, values kept, bytes. Raises: KeyError for a leaf not sent."""
+        return self._entries[key][0]
 
     def shape(self, key: Key) -> tuple[int, ...]:
         """A leaf's shape, not decoded."""
-        return self._bodies[key][0]
+        return self.entry(key).shape
 
     def leaf(self, key: Key) -> Leaf:
         """Decode one leaf. Raises: KeyError for a leaf that was not sent, WireError for bad bytes."""
-        shape, body = self._bodies[key]
-        return decode_leaf(shape, body, f"leaf {key[0]!r} ({key[1]})")
+        entry, body = self._entries[key]
+        return get_leaf(body, entry)
 
     def payload(self) -> Payload:
-        """Decode all leaves."""
+        """Decode all leaves. Raises: WireError."""
         return Payload(self.kind, self.version, self.run, {key: self.leaf(key) for key in self.keys})
 
 
 def open_payload(blob: bytes, expect: Expect | None = None) -> Reader:
-    """Check length, checksum, header and directory, once. Raises: WireError."""
+    """Check length, checksum and directory, once; nothing is decoded. Raises: WireError."""
     expect = expect or Expect()
     if len(blob) > expect.limit:
         raise WireError(f"payload of {len(blob)} bytes, at most {expect.limit} allowed")
-    if len(blob) < HEADER.size + CHECKSUM.size:
-        raise WireError(f"payload of {len(blob)} bytes is shorter than a header")
     view = memoryview(blob)
-    magic, version_of_format, kind, version, run, start, count = HEADER.unpack(view[: HEADER.size])
-    if magic != MAGIC:
-        raise WireError("header: not a thinwire payload")
-    if version_of_format != FORMAT:
-        raise WireError(f"header: format version {version_of_format}, this reads {FORMAT}")
-    if zlib.crc32(view[: -CHECKSUM.size]) != CHECKSUM.unpack(view[-CHECKSUM.size :])[0]:
-        raise WireError("checksum does not match")
-    if kind >= len(KINDS):
-        raise WireError(f"header: unknown kind {kind}")
-    for field, found in (("kind", KINDS[kind]), ("version", version), ("run", run)):
-        expect.check(field, found)
-    if not HEADER.size <= start <= len(blob) - CHECKSUM.size:
-        raise WireError(f"header: directory at byte {start} of {len(blob)}")
-    cursor, at = Cursor(view[start : -CHECKSUM.size], "directory"), HEADER.size
-    bodies: dict[Key, tuple[tuple[int, ...], memoryview]] = {}
-    for _ in range(count):
-        key, shape, length = _entry(cursor, start - at)
-        if key in bodies:
-            raise cursor.fail(f"leaf {key[0]!r} ({key[1]}) twice")
-        expect.check_leaf(key, shape)
-        bodies[key] = shape, view[at : at + length]
-        at += length
-    cursor.end()
-    if at != start:
-        raise WireError(f"directory: leaves end at byte {at}, not {start}")
-    return Reader(KINDS[kind], version, run, bodies)
+    if len(blob) < START + TRAILER or view[: len(MAGIC)] != MAGIC:
+        raise WireError(f"{len(blob)} bytes that are no thinwire payload")
+    if view[len(MAGIC)] != FORMAT:
+        raise WireError(f"format version {view[len(MAGIC)]}: this release reads {FORMAT}")
+    if zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
+        raise WireError("checksum does not match: truncated or altered on the way")
+    length = int.from_bytes(view[-TRAILER:-4], "little")
+    start = len(blob) - TRAILER - length
+    if start < START:
+        raise WireError(f"directory of {length} bytes in a payload of {len(blob)}")
+    return _directory(view[START:start], view[start:-TRAILER], expect)
 
 
 def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
@@ -113,13 +96,34 @@ def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
     return open_payload(blob, expect).payload()
 
 
-def _entry(cursor: Cursor, left: int) -> tuple[Key, tuple[int, ...], int]:
-    """One leaf of the directory: key, shape, length of its body."""
-    try:
-        name, part = (bytes(cursor.section(what)).decode() for what in ("name", "part"))
-    except UnicodeDecodeError as error:
-        raise cursor.fail("name is no UTF-8") from error
-    shape = tuple(cursor.varint(1 << 48, "dimension") for _ in range(cursor.varint(8, "number of dimensions")))
-    if math.prod(shape) >= 1 << 62:
-        raise cursor.fail(f"shape {shape} is too large")
-    return (name, part), shape, cursor.varint(left, "length of a leaf")
+def _directory(bodies: memoryview, packed: memoryview, expect: Expect) -> Reader:
+    """The reader of a payload's leaves, each checked against what is expected."""
+    outer = Cursor(packed, "directory")
+    raw = outer.plain(outer.varint(min(DIRECTORY, expect.limit), "length of the directory"), "directory")
+    outer.end()
+    cursor = Cursor(memoryview(raw), "directory")
+    kind, version, run = (
+        KINDS[cursor.byte(len(KINDS) - 1, "kind")],
+        cursor.varint(2**64 - 1, "version"),
+        cursor.varint(2**64 - 1, "run"),
+    )
+    for field, found in (("kind", kind), ("version", version), ("run", run)):
+        expect.check(field, found)
+    entries: dict[Key, tuple[Entry, memoryview]] = {}
+    at, decoded = 0, 0
+    for _ in range(cursor.varint(LEAVES, "number of leaves")):
+        entry = get_entry(cursor, len(bodies) - at)
+        if entry.key in entries:
+            raise cursor.fail(f"{entry.where} comes twice")
+        expect.check_leaf(entry)
+        decoded += entry.decoded
+        if decoded > expect.limit:
+            raise WireError(
+                f"{entry.where}: the leaves decode to {decoded} bytes so far, at most {expect.limit} allowed"
+            )
+        entries[entry.key] = entry, bodies[at : at + entry.length]
+        at += entry.length
+    cursor.end()
+    if at != len(bodies):
+        raise WireError(f"directory: {len(bodies) - at} bytes belong to no leaf")
+    return Reader(kind, version, run, list(entries.values()))

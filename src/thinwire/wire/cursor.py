@@ -1,10 +1,18 @@
-"""Reading and writing of the wire's integers and sections; every read is checked against what is left."""
+"""Reading and writing of the wire's integers and byte strings; every read is checked against what is left."""
 
 from __future__ import annotations
 
 from typing import BinaryIO
 
+import numpy as np
+import zstandard
+
 from thinwire.wire.errors import WireError
+
+LEVEL = 3
+"""Effort of zstd; a sender's choice, not part of the format."""
+
+RAW, ZSTD = 0, 1
 
 
 def put_varint(out: BinaryIO, value: int) -> None:
@@ -17,10 +25,17 @@ def put_varint(out: BinaryIO, value: int) -> None:
     out.write(bytes([value]))
 
 
-def put_bytes(out: BinaryIO, data: bytes) -> None:
-    """A length and that many bytes."""
-    put_varint(out, len(data))
-    out.write(data)
+def put_plain(out: BinaryIO, data: bytes | np.ndarray) -> None:
+    """Bytes of a length the reader knows, as they are or through zstd, whichever is smaller."""
+    raw = data.tobytes() if isinstance(data, np.ndarray) else data
+    packed = zstandard.ZstdCompressor(level=LEVEL).compress(raw) if len(raw) > 8 else raw
+    if len(packed) + 4 < len(raw):
+        out.write(bytes([ZSTD]))
+        put_varint(out, len(packed))
+        out.write(packed)
+    else:
+        out.write(bytes([RAW]))
+        out.write(raw)
 
 
 class Cursor:
@@ -43,14 +58,18 @@ class Cursor:
         self.at += count
         return self.data[self.at - count : self.at]
 
-    def byte(self) -> int:
-        return self.take(1)[0]
+    def byte(self, most: int, what: str) -> int:
+        """One byte in 0..most."""
+        value = self.take(1)[0]
+        if value > most:
+            raise self.fail(f"{what} is {value}, at most {most} allowed")
+        return value
 
     def varint(self, most: int, what: str) -> int:
         """An integer in 0..most, in its shortest form."""
         value = 0
-        for shift in range(0, 64, 7):
-            byte = self.byte()
+        for shift in range(0, 70, 7):
+            byte = self.take(1)[0]
             value |= (byte & 127) << shift
             if byte < 128:
                 if shift and byte == 0:
@@ -58,11 +77,23 @@ class Cursor:
                 if value > most:
                     raise self.fail(f"{what} is {value}, at most {most} allowed")
                 return value
-        raise self.fail(f"{what}: integer of more than 9 bytes")
+        raise self.fail(f"{what}: integer of more than 10 bytes")
 
-    def section(self, what: str) -> memoryview:
-        """What `put_bytes` wrote."""
-        return self.take(self.varint(self.left, f"length of {what}"))
+    def plain(self, size: int, what: str) -> memoryview | bytes:
+        """The `size` bytes that `put_plain` wrote."""
+        if self.byte(ZSTD, f"coding of {what}") == RAW:
+            return self.take(size)
+        packed = self.take(self.varint(self.left, f"length of {what}"))
+        try:
+            announced = zstandard.get_frame_parameters(packed).content_size
+            if announced != size:
+                raise self.fail(f"{what}: {announced} bytes announced, {size} expected")
+            data = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise self.fail(f"{what}: {error}") from error
+        if len(data) != size:
+            raise self.fail(f"{what}: {len(data)} bytes, {size} expected")
+        return data
 
     def end(self) -> None:
         """Raises: WireError unless everything was read."""

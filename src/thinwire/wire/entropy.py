@@ -1,0 +1,210 @@
+"""Symbols through an ANS coder (`constriction`), with models of integers that add up to 2^24, exact on every platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import constriction
+import numpy as np
+import zstandard
+
+from thinwire.wire.cursor import LEVEL, Cursor, put_plain, put_varint
+
+Symbols = np.ndarray
+"""Small non-negative integers: uint8 or uint16, (n,)."""
+
+CHUNK = 1 << 18
+"""Most symbols coded at a time; bounds the working memory of sender and receiver."""
+
+TABLE = 1 << 16
+"""What the frequencies of a sent table add up to."""
+
+TOTAL = 1 << 24
+"""What the integers of a model add up to."""
+
+CONSTANT, PLAIN, PACKED, CODED = range(4)
+SAMPLE = 2048
+WORD = np.dtype("<u4")
+
+
+def categorical(weights: np.ndarray) -> Any:
+    """A model of n >= 2 integers, each at least 1, with sum 2^24.
+
+    `constriction` gives symbol i the share `floor(c_(i+1)) - floor(c_i) + 1`, c being the sums of what it is given
+    scaled to 2^24 - n; given `weights - 1` the scale is 1 and every step exact.
+    """
+    return constriction.stream.model.Categorical((weights - 1).astype(np.float64), perfect=False)
+
+
+def put_stream(out: BinaryIO, parts: Iterable[tuple[np.ndarray, Any]]) -> None:
+    """(symbols int32, model) pairs as one ANS stream: number of 32-bit words, words; decoded in the order given."""
+    coder = constriction.stream.stack.AnsCoder()
+    for symbols, model in reversed(list(parts)):
+        coder.encode_reverse(symbols, model)
+    words = coder.get_compressed().astype(WORD)
+    put_varint(out, len(words))
+    out.write(words.tobytes())
+
+
+class Stream:
+    """What `put_stream` wrote, decoded part by part. Raises: WireError."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        words = np.frombuffer(cursor.take(WORD.itemsize * cursor.varint(cursor.left // WORD.itemsize, "words")), WORD)
+        if len(words) and words[-1] == 0:
+            raise cursor.fail("coded symbols end in a zero word")
+        self._cursor, self._coder = cursor, constriction.stream.stack.AnsCoder(words.astype(np.uint32))
+
+    def take(self, model: Any, count: int) -> np.ndarray:
+        """The next `count` symbols, int32."""
+        return self._coder.decode(model, count)
+
+    def end(self) -> None:
+        """Raises: WireError unless the stream is used up exactly."""
+        if not self._coder.is_empty():
+            raise self._cursor.fail("coded symbols do not end where they should")
+
+
+def bits(counts: np.ndarray) -> float:
+    """Bits that symbols with these counts need at their order-0 entropy."""
+    used = counts[counts > 0].astype(np.float64)
+    return float(-(used * np.log2(used / used.sum())).sum()) if len(used) else 0.0
+
+
+def table_bits(used: int) -> int:
+    """Estimated bits of a sent table of `used` symbols, and of what else a stream costs."""
+    return 18 * used + 80
+
+
+def put_symbols(out: BinaryIO, symbols: Symbols, width: int) -> None:
+    """At most CHUNK symbols of `width` bits by what is smallest: one constant, zstd, `width` bits each, or ANS."""
+    counts = np.bincount(symbols, minlength=1 << width)
+    used = np.flatnonzero(counts)
+    if len(used) <= 1:
+        out.write(bytes([CONSTANT]))
+        put_varint(out, int(used[0]) if len(used) else 0)
+        return
+    packed, coded = width * len(symbols), bits(counts) + table_bits(len(used))
+    best = min(packed, coded)
+    if zstd_bits(symbols) < 0.98 * best:
+        out.write(bytes([PLAIN]))
+        put_plain(out, symbols)
+    elif packed <= coded:
+        out.write(bytes([PACKED]))
+        out.write(pack_bits(symbols, width))
+    else:
+        out.write(bytes([CODED]))
+        frequencies = _normalise(counts[used])
+        _put_table(out, used, frequencies)
+        place = np.zeros(1 << width, np.int32)
+        place[used] = np.arange(len(used), dtype=np.int32)
+        put_stream(out, [(place[symbols], categorical(frequencies * (TOTAL // TABLE)))])
+
+
+def get_symbols(cursor: Cursor, count: int, width: int) -> Symbols:
+    """The `count` symbols that `put_symbols` wrote; uint8 up to 8 bits, else uint16. Raises: WireError."""
+    kind = np.dtype("<u1" if width <= 8 else "<u2")
+    match cursor.byte(CODED, "coding of symbols"):
+        case 0:
+            return np.full(count, cursor.varint((1 << width) - 1, "symbol"), kind)
+        case 1:
+            symbols = np.frombuffer(cursor.plain(count * kind.itemsize, "symbols"), kind)
+            if count and int(symbols.max()) >> width:
+                raise cursor.fail(f"symbol beyond {width} bits")
+            return symbols
+        case 2:
+            return unpack_bits(cursor.take(packed_size(count, width)), count, width).astype(kind, copy=False)
+    used, frequencies = _get_table(cursor, width)
+    stream = Stream(cursor)
+    symbols = used.astype(kind)[stream.take(categorical(frequencies * (TOTAL // TABLE)), count)]
+    stream.end()
+    return symbols
+
+
+def zstd_bits(data: np.ndarray) -> float:
+    """Estimate of what zstd needs for all of the data, from four samples spread over it."""
+    step = max(len(data) // 4, 1)
+    sample = (
+        b"".join(data[at : at + SAMPLE].tobytes() for at in range(0, len(data), step))
+        if len(data) > 4 * SAMPLE
+        else data.tobytes()
+    )
+    share = len(data) * data.itemsize / max(len(sample), 1)
+    return 8 * share * len(zstandard.ZstdCompressor(level=LEVEL).compress(sample))
+
+
+def pack_bits(values: np.ndarray, width: int) -> bytes:
+    """Bit planes from the lowest to the highest, each padded to whole bytes, the first value in the top bit."""
+    return b"".join(np.packbits((values >> bit & 1).astype(np.uint8)).tobytes() for bit in range(width))
+
+
+def packed_size(count: int, width: int) -> int:
+    """Bytes that `pack_bits` needs."""
+    return width * ((count + 7) // 8)
+
+
+def unpack_bits(data: memoryview | bytes, count: int, width: int) -> np.ndarray:
+    """Inverse of `pack_bits`; uint8 up to 8 bits, uint16 to 16, else uint32."""
+    kind = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
+    values, planes = np.zeros(count, kind), np.frombuffer(data, np.uint8).reshape(width, -1)
+    for bit, plane in enumerate(planes):
+        values |= np.unpackbits(plane, count=count).astype(kind, copy=False) << kind(bit)
+    return values
+
+
+@lru_cache(maxsize=1024)
+def geometric(ratio: int) -> tuple[Any, int]:
+    """(model, number of symbols n) of runs whose lengths i have chances falling by `ratio / 2^16`; symbol n-1 is "longer".
+
+    In integers: `t_0 = 2^40, t_(i+1) = floor(t_i ratio / 2^16)`, n the first i in 2..256 with `t_i < 2^16` (or 256),
+    `c_i = floor(floor(t_i / 2^16) (2^24 - n) / 2^24)`, weights `c_i - c_(i+1) + 1` with `c_n = 0`.
+    """
+    tails = [1 << 40]
+    while len(tails) < 256 and (len(tails) < 2 or tails[-1] >> 16):
+        tails.append(tails[-1] * ratio >> 16)
+    size = len(tails)
+    ends = [(tail >> 16) * (TOTAL - size) >> 24 for tail in tails] + [0]
+    return categorical(-np.diff(np.array(ends)) + 1), size
+
+
+def _normalise(counts: np.ndarray) -> np.ndarray:
+    """Frequencies of at least 1 with sum TABLE, in proportion to the counts."""
+    free = TABLE - len(counts)
+    frequencies = counts.astype(np.int64) * free // int(counts.sum()) + 1
+    frequencies[frequencies.argmax()] += TABLE - int(frequencies.sum())
+    return frequencies
+
+
+def _put_table(out: BinaryIO, used: np.ndarray, frequencies: np.ndarray) -> None:
+    """Runs of neighbouring symbols (symbols skipped, length), a zero length, then the frequencies but the last."""
+    starts = np.flatnonzero(np.diff(used, prepend=-2) > 1)
+    end = 0
+    for run in np.split(used, starts[1:]):
+        put_varint(out, len(run))
+        put_varint(out, int(run[0]) - end)
+        end = int(run[-1]) + 1
+    put_varint(out, 0)
+    for frequency in frequencies[:-1].tolist():
+        put_varint(out, frequency)
+
+
+def _get_table(cursor: Cursor, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse of `_put_table`. Raises: WireError."""
+    used: list[int] = []
+    end = 0
+    while length := cursor.varint((1 << width) - end, "symbols in a row"):
+        start = end + cursor.varint((1 << width) - end - length, "symbols skipped")
+        end = start + length
+        used.extend(range(start, end))
+    if len(used) < 2:
+        raise cursor.fail("a table of fewer than 2 symbols")
+    frequencies, left = [], TABLE
+    for others in range(len(used) - 1, 0, -1):
+        frequency = cursor.varint(left - others, "frequency")
+        if frequency == 0:
+            raise cursor.fail("frequency 0")
+        frequencies.append(frequency)
+        left -= frequency
+    return np.array(used), np.array([*frequencies, left], np.int64)
