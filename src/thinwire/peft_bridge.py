@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,9 @@ def attach(base: Base, lora: LoraConfig) -> Any:
         fan_in_fan_out=any(is_conv1d(base.model.get_submodule(name)) for name in targets),
         task_type="CAUSAL_LM" if generates else None,
     )
-    model = peft.get_peft_model(base.model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model = peft.get_peft_model(base.model, config)
     for _, wrapper in _extras(network(model)):
         _widen(wrapper.modules_to_save[ADAPTER])
     return model
@@ -137,6 +140,7 @@ def export(model: Any, adapters: Adapters, folder: Path) -> None:
 
 def load_adapter(model: Any, folder: Path) -> Adapters:
     """Read a PEFT LoRA adapter of this model's shape. Raises: ConfigError that says which setting or module differs."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     where = f"model.adapter = {str(folder)!r}"
@@ -155,7 +159,10 @@ def load_adapter(model: Any, folder: Path) -> Adapters:
     ):
         if theirs.get(field, default) != value:
             raise ConfigError(f"{where}: its {field} is {theirs.get(field, default)}, but {name} is {value}")
-    tensors = load_file(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ConfigError(f"{where}: its {WEIGHTS} is damaged: {error}") from error
     names = {_peft_name(key): key for key in parameters(model)}
     for name in sorted(names.keys() ^ tensors.keys()):
         words = "lacks" if name in names else "has, and lora.targets or lora.extras do not,"

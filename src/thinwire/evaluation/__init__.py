@@ -15,7 +15,7 @@ from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.data import Example
 from thinwire.models import Base
-from thinwire.training.batches import collate, split_by_length, targets_of
+from thinwire.training.batches import PASS_COST, collate, split_by_length, targets_of
 from thinwire.training.forward import logits_at
 
 
@@ -46,8 +46,8 @@ def evaluate(base: Base, model: Any, adapters: Adapters | None, examples: Sequen
     network = peft_bridge.network(model).eval()
     nats, right, exact, tokens = 0.0, 0, 0, 0
     with peft_bridge.disabled(model) if adapters is None else nullcontext():
-        for part in split_by_length(examples, batch):
-            data = collate(part, base.pad).to(base.device)
+        for part in split_by_length(examples, batch, PASS_COST.get(base.device.type)):
+            data = collate(part).to(base.device)
             logits = logits_at(network, data)
             hit = logits.argmax(dim=1) == data.targets
             nats += float(nn.functional.cross_entropy(logits, data.targets, reduction="sum"))

@@ -41,11 +41,6 @@ class Base:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    @property
-    def pad(self) -> int:
-        """The token that fills up a batch; its value never matters, since no loss and no attention reaches it."""
-        return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
-
 
 def load_base(config: ModelConfig, device: str) -> Base:
     """Load the base that a recipe names, frozen, in evaluation mode, on `device` ("cpu", "cuda", "cuda:1").
@@ -101,15 +96,24 @@ def _quantisation(config: ModelConfig, device: torch.device) -> dict[str, Any]:
 
 
 def _load(config: ModelConfig, source: str, local: bool, extra: dict[str, Any]) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    if local and bars:
+        logging.disable_progress_bar()
     common = {"local_files_only": local, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=getattr(torch, config.dtype), **common, **extra
-        )
-    except (OSError, ValueError, KeyError) as error:
+        weights = {"use_safetensors": True, "dtype": getattr(torch, config.dtype), "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(source, **weights, **common, **extra)
+        if found["missing_keys"]:
+            raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"model.name = {config.name!r}: it cannot be loaded: {reason}. {_ALLOWED}") from error
+    finally:
+        if local and bars:
+            logging.enable_progress_bar()
     return model, tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,9 @@ def adapted(network: nn.Module, lora: LoraConfig) -> list[str]:
     inside = tuple(f"{extra}." for extra in extras(network, lora))
     names = [name for name in limits if name in chosen and not f"{name}.".startswith(inside)]
     if not names:
-        raise ConfigError(f"lora.targets = {list(lora.targets)!r} matches no module of the model. {_examples(limits)}")
+        raise ConfigError(
+            f"lora.targets = {list(lora.targets)!r} matches no module outside lora.extras = {list(lora.extras)!r}"
+        )
     for name in names:
         if lora.rank > limits[name]:
             raise ConfigError(f"lora.rank = {lora.rank}: module {name} allows at most {limits[name]}")
@@ -73,10 +76,12 @@ def _match(setting: str, wanted: str, names: Iterable[str]) -> set[str]:
     names = list(names)
     found = {name for name in names if name == wanted or name.endswith(f".{wanted}")}
     if not found:
-        raise ConfigError(f"{setting} = {wanted!r} matches no module of the model. {_examples(names)}")
+        raise ConfigError(f"{setting} = {wanted!r} matches no module of the model. Allowed: {_nearest(wanted, names)}")
     return found
 
 
-def _examples(names: Iterable[str]) -> str:
-    short = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
-    return f"Allowed: {ALL_LINEAR} or names of its modules, such as {', '.join(short[:8])}"
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    """Last names of modules that exist, the most similar first."""
+    short = {name.rsplit(".", 1)[-1] for name in names}
+    words = sorted(word for word in short if not word.isdigit())
+    return ", ".join(difflib.get_close_matches(wanted, words, n=8, cutoff=0.0))

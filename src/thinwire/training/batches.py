@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from thinwire.randomness import derive, permutation
 
 IGNORED = -100
 """The label where no loss is taken."""
+
+PASS_COST = {"cpu": 384}
+"""Padding tokens that cost as much as one more forward and backward pass, by device type; absent: always more."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
-def collate(examples: Sequence[Example], pad: int) -> Batch:
-    """Pad to the longest; position t predicts token t + 1, so the last token is not fed."""
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad to the longest with token 0, which reaches no loss; t predicts t + 1, so the last token is not fed."""
     width = max(len(example.tokens) for example in examples)
-    tokens = torch.full((len(examples), width), pad, dtype=torch.long)
+    tokens = torch.zeros((len(examples), width), dtype=torch.long)
     labels = torch.full((len(examples), width), IGNORED, dtype=torch.long)
     mask = torch.zeros((len(examples), width), dtype=torch.long)
     for row, example in enumerate(examples):
@@ -64,7 +67,20 @@ def stream(seed: int, count: int, first: int, number: int) -> list[int]:
     return taken
 
 
-def split_by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]]:
-    """The examples in parts of at most `batch`, longest first, so that little padding is computed; ties in order."""
+def split_by_length(examples: Sequence[Example], batch: int, spare: int | None = None) -> list[list[Example]]:
+    """The examples in parts of at most `batch`, longest first, so that little padding is computed; ties in order.
+
+    With `spare`, a part is cut further wherever that saves as many padding tokens (see `PASS_COST`).
+    """
     ordered = sorted(examples, key=lambda example: -len(example.tokens))
-    return (list(ordered[low : low + batch]) for low in range(0, len(ordered), batch))
+    parts = [ordered[low : low + batch] for low in range(0, len(ordered), batch)]
+    return parts if spare is None else [piece for part in parts for piece in _cut(part, spare)]
+
+
+def _cut(part: list[Example], spare: int) -> list[list[Example]]:
+    """A part, longest first, cut where the most padding is saved, again while that is `spare` tokens or more."""
+    saved = [(len(part[0].tokens) - len(example.tokens)) * (len(part) - k) for k, example in enumerate(part)]
+    best = max(range(len(part)), key=saved.__getitem__)
+    if best == 0 or saved[best] < spare:
+        return [part]
+    return _cut(part[:best], spare) + _cut(part[best:], spare)

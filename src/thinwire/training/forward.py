@@ -51,6 +51,15 @@ def losses_at(network: Any, batch: Batch) -> Tensor:
 
 
 def autocast(device: torch.device, wanted: bool) -> torch.autocast:
-    """bfloat16 autocast if it is wanted and the device computes in bfloat16."""
-    able = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able)
+    """bfloat16 autocast if it is wanted and `device` multiplies in bfloat16 by itself."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 by itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -41,5 +41,4 @@ def load(optimizer: torch.optim.Optimizer, live: Mapping[Key, nn.Parameter], sta
         name, part, field = json.loads(text)
         parameter = live.get((name, part))
         if parameter is not None:
-            device = value.device if field == "step" and parameter.device.type == "cpu" else parameter.device
-            optimizer.state[parameter][field] = value.to(device, copy=True)
+            optimizer.state[parameter][field] = value.to(parameter.device, copy=True)

@@ -19,7 +19,7 @@ from thinwire.method import Plan
 from thinwire.models import Base
 from thinwire.randomness import derive
 from thinwire.training import optimizer as optimizers
-from thinwire.training.batches import collate, split_by_length, stream, targets_of
+from thinwire.training.batches import PASS_COST, collate, split_by_length, stream, targets_of
 from thinwire.training.forward import autocast, losses_at
 from thinwire.training.schedule import factor
 
@@ -102,7 +102,8 @@ class Trainer:
     def _network(self) -> Any:
         network = peft_bridge.network(self.model).train()
         if self.config.checkpointing:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         return network
 
     def _steps(self, job: Job, network: Any, optimizer: torch.optim.Optimizer) -> tuple[list[float], int]:
@@ -128,8 +129,8 @@ class Trainer:
         count = sum(targets_of(example) for example in examples)
         optimizer.zero_grad()
         loss = 0.0
-        for part in split_by_length(examples, self.config.batch):
-            batch = collate(part, self.base.pad).to(self.base.device)
+        for part in split_by_length(examples, self.config.batch, PASS_COST.get(self.base.device.type)):
+            batch = collate(part).to(self.base.device)
             if not len(batch.targets):
                 continue
             with autocast(self.base.device, self.config.autocast):
