@@ -1,4 +1,4 @@
-"""What travels: leaves, each a choice of positions (all, listed, or drawn by a seed) and of values (floats or codes)."""
+"""What travels: leaves, each with positions (all, listed, or drawn by a seed) and values (floats or codes)."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ class Codes:
 
     def floats(self, shape: tuple[int, ...], indices: Tensor | None) -> Tensor:
         """The values, float32 (kept,), of a leaf of this shape that keeps these flat indices (None: all)."""
-        levels = (
-            symmetric_levels(self.codes, self.bits) if self.zero is None else self.codes.int() - (1 << self.bits - 1)
-        )
+        symmetric = self.zero is None and self.bits == 1
+        levels = self.codes.int() * 2 - 1 if symmetric else self.codes.int() - (1 << self.bits - 1)
         if self.per == "tensor":
             scale, zero = self.scale, self.zero
         else:
@@ -69,11 +68,6 @@ class Codes:
         if zero is None:
             return levels.float() * scale
         return ((levels.double() - zero.double()) * scale.double()).float()
-
-
-def symmetric_levels(codes: Tensor, bits: int) -> Tensor:
-    """Levels of symmetric codes: -1 and 1 for one bit, else `code - 2^(bits-1)`; int32."""
-    return codes.int() * 2 - 1 if bits == 1 else codes.int() - (1 << bits - 1)
 
 
 PER = ("tensor", "row", "channel")

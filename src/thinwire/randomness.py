@@ -21,7 +21,7 @@ STRIDE = 1 << 18
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 64-bit seed for a purpose: the first 8 bytes, little-endian, of BLAKE2b-128 of the parts joined by a zero byte."""
+    """A 64-bit seed for a purpose: the first 8 bytes, little-endian, of BLAKE2b-128 of the parts joined by zeros."""
     return _key(seed, *names) & 0xFFFFFFFFFFFFFFFF
 
 
@@ -44,7 +44,10 @@ def uniform(seed: int, *shape: int) -> Tensor:
 
 
 def seeded_mask(seed: int, count: int, density: float, start: int = 0) -> Tensor:
-    """Sorted flat indices (int64) in start..start+count-1 whose word is below `floor(density * 2^32)`; density 1 keeps all."""
+    """Sorted flat indices (int64) in start..start+count-1 whose word is below `floor(density * 2^32)`.
+
+    Density 1 keeps all. Any part of a mask is drawn without the rest.
+    """
     if _threshold(density) >= 2**32:
         return torch.arange(start, start + count)
     pieces = [np.flatnonzero(hits) + at for at, hits in _hits(seed, count, density, start)]

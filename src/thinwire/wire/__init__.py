@@ -1,4 +1,4 @@
-"""Payloads as bytes: `pack`, `unpack`, and leaf by leaf through `open_payload`. The format is written in docs/wire.md."""
+"""Payloads as bytes: `pack`, `unpack`, and leaf by leaf through `open_payload`; docs/wire.md has the format."""
 
 from __future__ import annotations
 
@@ -102,11 +102,8 @@ def _directory(bodies: memoryview, packed: memoryview, expect: Expect) -> Reader
     raw = outer.plain(outer.varint(min(DIRECTORY, expect.limit), "length of the directory"), "directory")
     outer.end()
     cursor = Cursor(memoryview(raw), "directory")
-    kind, version, run = (
-        KINDS[cursor.byte(len(KINDS) - 1, "kind")],
-        cursor.varint(2**64 - 1, "version"),
-        cursor.varint(2**64 - 1, "run"),
-    )
+    kind = KINDS[cursor.byte(len(KINDS) - 1, "kind")]
+    version, run = cursor.varint(2**64 - 1, "version"), cursor.varint(2**64 - 1, "run")
     for field, found in (("kind", kind), ("version", version), ("run", run)):
         expect.check(field, found)
     entries: dict[Key, tuple[Entry, memoryview]] = {}
@@ -118,9 +115,7 @@ def _directory(bodies: memoryview, packed: memoryview, expect: Expect) -> Reader
         expect.check_leaf(entry)
         decoded += entry.decoded
         if decoded > expect.limit:
-            raise WireError(
-                f"{entry.where}: the leaves decode to {decoded} bytes so far, at most {expect.limit} allowed"
-            )
+            raise WireError(f"{entry.where}: decoded leaves take {decoded} bytes, at most {expect.limit} allowed")
         entries[entry.key] = entry, bodies[at : at + entry.length]
         at += entry.length
     cursor.end()

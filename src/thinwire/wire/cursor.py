@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import BinaryIO
 
 import numpy as np
@@ -13,6 +14,21 @@ LEVEL = 3
 """Effort of zstd; a sender's choice, not part of the format."""
 
 RAW, ZSTD = 0, 1
+
+
+class _PerThread(threading.local):
+    """One compressor a thread: they are slow to make and not to be shared."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+
+
+_own = _PerThread()
+
+
+def zstd(data: bytes) -> bytes:
+    """One zstd frame that announces its content's size."""
+    return _own.compressor.compress(data)
 
 
 def put_varint(out: BinaryIO, value: int) -> None:
@@ -28,7 +44,7 @@ def put_varint(out: BinaryIO, value: int) -> None:
 def put_plain(out: BinaryIO, data: bytes | np.ndarray) -> None:
     """Bytes of a length the reader knows, as they are or through zstd, whichever is smaller."""
     raw = data.tobytes() if isinstance(data, np.ndarray) else data
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(raw) if len(raw) > 8 else raw
+    packed = zstd(raw) if len(raw) > 8 else raw
     if len(packed) + 4 < len(raw):
         out.write(bytes([ZSTD]))
         put_varint(out, len(packed))

@@ -1,4 +1,4 @@
-"""Symbols through an ANS coder (`constriction`), with models of integers that add up to 2^24, exact on every platform."""
+"""Symbols through an ANS coder (`constriction`); models are integers that add up to 2^24, exact on every platform."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, BinaryIO
 
 import constriction
 import numpy as np
-import zstandard
 
-from thinwire.wire.cursor import LEVEL, Cursor, put_plain, put_varint
+from thinwire.wire.cursor import Cursor, put_plain, put_varint, zstd
 
 Symbols = np.ndarray
 """Small non-negative integers: uint8 or uint16, (n,)."""
@@ -25,7 +24,7 @@ TOTAL = 1 << 24
 """What the integers of a model add up to."""
 
 CONSTANT, PLAIN, PACKED, CODED = range(4)
-SAMPLE = 2048
+SAMPLE = 1024
 WORD = np.dtype("<u4")
 
 
@@ -69,8 +68,13 @@ class Stream:
 
 def bits(counts: np.ndarray) -> float:
     """Bits that symbols with these counts need at their order-0 entropy."""
-    used = counts[counts > 0].astype(np.float64)
-    return float(-(used * np.log2(used / used.sum())).sum()) if len(used) else 0.0
+    return log_sum(np.array([counts.sum()])) - log_sum(counts)
+
+
+def log_sum(counts: np.ndarray) -> float:
+    """Sum of `n log2 n` over counts n."""
+    numbers = np.maximum(counts, 1).astype(np.float64)
+    return float(np.dot(numbers, np.log2(numbers)))
 
 
 def table_bits(used: int) -> int:
@@ -105,7 +109,7 @@ def put_symbols(out: BinaryIO, symbols: Symbols, width: int) -> None:
 
 def get_symbols(cursor: Cursor, count: int, width: int) -> Symbols:
     """The `count` symbols that `put_symbols` wrote; uint8 up to 8 bits, else uint16. Raises: WireError."""
-    kind = np.dtype("<u1" if width <= 8 else "<u2")
+    kind = uint(width)
     match cursor.byte(CODED, "coding of symbols"):
         case 0:
             return np.full(count, cursor.varint((1 << width) - 1, "symbol"), kind)
@@ -125,14 +129,10 @@ def get_symbols(cursor: Cursor, count: int, width: int) -> Symbols:
 
 def zstd_bits(data: np.ndarray) -> float:
     """Estimate of what zstd needs for all of the data, from four samples spread over it."""
-    step = max(len(data) // 4, 1)
-    sample = (
-        b"".join(data[at : at + SAMPLE].tobytes() for at in range(0, len(data), step))
-        if len(data) > 4 * SAMPLE
-        else data.tobytes()
-    )
-    share = len(data) * data.itemsize / max(len(sample), 1)
-    return 8 * share * len(zstandard.ZstdCompressor(level=LEVEL).compress(sample))
+    sample = data
+    if len(data) > 4 * SAMPLE:
+        sample = np.concatenate([data[at : at + SAMPLE] for at in range(0, len(data) - SAMPLE + 1, len(data) // 4)])
+    return 8 * len(zstd(sample.tobytes())) * len(data) / max(len(sample), 1)
 
 
 def pack_bits(values: np.ndarray, width: int) -> bytes:
@@ -146,17 +146,22 @@ def packed_size(count: int, width: int) -> int:
 
 
 def unpack_bits(data: memoryview | bytes, count: int, width: int) -> np.ndarray:
-    """Inverse of `pack_bits`; uint8 up to 8 bits, uint16 to 16, else uint32."""
-    kind = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
+    """Inverse of `pack_bits`; unsigned integers of `uint(width)`."""
+    kind = uint(width)
     values, planes = np.zeros(count, kind), np.frombuffer(data, np.uint8).reshape(width, -1)
     for bit, plane in enumerate(planes):
-        values |= np.unpackbits(plane, count=count).astype(kind, copy=False) << kind(bit)
+        values |= np.unpackbits(plane, count=count).astype(kind, copy=False) << kind.type(bit)
     return values
+
+
+def uint(width: int) -> np.dtype[Any]:
+    """The smallest unsigned integers of `width` bits, up to 32."""
+    return np.dtype("<u1" if width <= 8 else "<u2" if width <= 16 else "<u4")
 
 
 @lru_cache(maxsize=1024)
 def geometric(ratio: int) -> tuple[Any, int]:
-    """(model, number of symbols n) of runs whose lengths i have chances falling by `ratio / 2^16`; symbol n-1 is "longer".
+    """(model, number of symbols n) of lengths i with chances falling by `ratio / 2^16`; symbol n-1 is "longer".
 
     In integers: `t_0 = 2^40, t_(i+1) = floor(t_i ratio / 2^16)`, n the first i in 2..256 with `t_i < 2^16` (or 256),
     `c_i = floor(floor(t_i / 2^16) (2^24 - n) / 2^24)`, weights `c_i - c_(i+1) + 1` with `c_n = 0`.

@@ -79,11 +79,11 @@ def put_entry(out: BinaryIO, key: Key, leaf: Leaf, length: int) -> None:
     for dimension in leaf.shape:
         put_varint(out, dimension)
     positions = {All: ALL, Listed: LISTED, Seeded: SEEDED}[type(leaf.positions)]
-    values = (
-        FLOATS.index(leaf.values.tensor.dtype)
-        if isinstance(leaf.values, Floats)
-        else CODES + PER.index(leaf.values.per)
-    )
+    match leaf.values:
+        case Floats(tensor):
+            values = FLOATS.index(tensor.dtype)
+        case Codes(per=per):
+            values = CODES + PER.index(per)
     out.write(bytes([positions << 4 | values]))
     put_varint(out, leaf.kept)
     put_varint(out, length)
@@ -164,7 +164,7 @@ def _check(key: Key, leaf: Leaf) -> None:
             number = groups(leaf.shape, per)
             if not 1 <= bits <= 8 or codes.dtype != torch.uint8 or scale.dtype != torch.float32:
                 raise WireError(f"{where}: codes are uint8 of 1..8 bits with float32 scales")
-            if len(scale) != number or zero is not None and (len(zero) != number or zero.dtype != torch.int32):
+            if len(scale) != number or (zero is not None and (len(zero) != number or zero.dtype != torch.int32)):
                 raise WireError(f"{where}: {number} scales and int32 zero points belong to groups per {per}")
             if len(codes) and int(codes.max()) >> bits:
                 raise WireError(f"{where}: a code beyond {bits} bits")

@@ -1,6 +1,6 @@
 """Listed positions on the wire: gaps through ANS, with a density for each class of rows and of columns.
 
-A leaf is seen as a grid of rows, cut into chunks of rows. Rows and columns of a chunk are sorted into classes of similar
+A leaf is seen as a grid, cut into chunks of rows. Rows and columns of a chunk are sorted into classes of similar
 density; rows of one class, restricted to columns of one class, are read as one line in which kept entries are taken to
 lie independently, so that gaps are geometric. One class of each is the global density.
 """
@@ -21,6 +21,7 @@ from thinwire.wire.entropy import (
     bits,
     geometric,
     get_symbols,
+    log_sum,
     pack_bits,
     packed_size,
     put_stream,
@@ -35,6 +36,8 @@ ROWS = 1 << 18
 """Most rows of a chunk."""
 FLAT, WIDEST = 1024, CHUNK // 2
 """Width of the grid for leaves without rows of 2..WIDEST entries."""
+SHARP = 7
+"""Leading bits of a density that are sent: few models, which are kept ready, for less than 1e-4 bits a gap."""
 STEPS = (1, 2, 4)
 """Classes an octave of density that are tried."""
 
@@ -126,7 +129,7 @@ def put_positions(out: BinaryIO, indices: np.ndarray, shape: tuple[int, ...]) ->
 
 
 def get_positions(cursor: Cursor, kept: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The `kept` flat indices that `put_positions` wrote; int64, sorted, distinct, within the shape. Raises: WireError."""
+    """The `kept` flat indices that `put_positions` wrote; int64, sorted, distinct, in the shape. Raises: WireError."""
     width, size = grid_width(shape), math.prod(shape)
     total, row, at = -(-size // width), 0, 0
     indices = np.empty(kept, np.int64)
@@ -229,10 +232,12 @@ def _get_gaps(cursor: Cursor, count: int, size: int) -> np.ndarray:
 
 
 def _parameters(kept: int, size: int) -> tuple[int, int]:
-    """(low bits, ratio): the share of entries not kept, to the power 2^low, in 2^-16, for symbols of 16..32 on average."""
+    """(low bits, ratio): the share not kept, to the power 2^low, in 2^-16; symbols are 16..32 on average or low = 0."""
     shift = max(0, ((size - kept) // kept).bit_length() - 5)
     miss = math.log1p(-kept / size) if kept < size else -math.inf
-    return shift, min(round(math.exp(miss * (1 << shift)) * 65536), 65535)
+    hit = round(-math.expm1(miss * (1 << shift)) * 65536)
+    coarse = max(hit.bit_length() - SHARP, 0)
+    return shift, 65536 - min(max(hit >> coarse << coarse, 1), 65536)
 
 
 def _runs(gaps: np.ndarray, shift: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -272,19 +277,18 @@ def _classes(counts: np.ndarray, length: int, flat: float) -> np.ndarray:
     best, least = np.zeros(len(counts), np.uint8), flat
     octaves = np.log2(np.maximum(counts, 0.5)) + 1
     for step in STEPS:
-        _, classes = np.unique(np.floor(octaves * step), return_inverse=True)
-        if classes.max() >= 1 << CLASS_BITS:
+        levels = (octaves * step).astype(np.intp)
+        lines = np.bincount(levels)
+        used = lines > 0
+        if np.count_nonzero(used) > 1 << CLASS_BITS:
             break
-        lines = np.bincount(classes)
-        cost = _cell_bits(np.bincount(classes, weights=counts), lines * length) + bits(lines)
+        kept = np.bincount(levels, weights=counts)
+        cost = _cell_bits(kept[used], lines[used] * length) + bits(lines)
         if cost < least:
-            best, least = classes.astype(np.uint8), cost
+            best, least = (np.cumsum(used) - 1)[levels].astype(np.uint8), cost
     return best
 
 
 def _cell_bits(kept: np.ndarray, sizes: np.ndarray) -> float:
     """Bits for positions in cells of constant density, and for what describes the cells."""
-    kept, left = kept.astype(np.float64), (sizes - kept).astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -(np.nan_to_num(kept * np.log2(kept / sizes)) + np.nan_to_num(left * np.log2(left / sizes)))
-    return float(entropy.sum()) + 40.0 * len(kept)
+    return log_sum(sizes) - log_sum(kept) - log_sum(sizes - kept) + 40.0 * len(kept)

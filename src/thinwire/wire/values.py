@@ -20,6 +20,7 @@ from thinwire.wire.entropy import (
     packed_size,
     put_symbols,
     table_bits,
+    uint,
     unpack_bits,
     zstd_bits,
 )
@@ -90,7 +91,7 @@ def get_codes(cursor: Cursor, count: int, number: int, per: str) -> Codes:
 
 
 def _put_piece(out: BinaryIO, words: np.ndarray, exponent: int, mantissa: int) -> None:
-    """Either all bytes plain, or exponents (and some top mantissa bits) coded, the rest raw, signs apart if they are skewed."""
+    """All bytes plain; or exponents (and some top mantissa bits) coded, the rest raw, skewed signs apart."""
     extra, cost = _coded_bits(words, exponent, mantissa)
     sign = words >> (exponent + mantissa)
     negative = int(np.count_nonzero(sign))
@@ -140,7 +141,7 @@ def _get_piece(cursor: Cursor, count: int, exponent: int, mantissa: int) -> np.n
 def _coded(words: np.ndarray, exponent: int, low: int, extra: int) -> np.ndarray:
     """Exponent and `extra` mantissa bits; uint8 or uint16."""
     width = exponent + extra
-    return (words >> low & ((1 << width) - 1)).astype(np.uint8 if width <= 8 else np.uint16)
+    return (words >> low & ((1 << width) - 1)).astype(uint(width))
 
 
 def _coded_bits(words: np.ndarray, exponent: int, mantissa: int) -> tuple[int, float]:
@@ -148,8 +149,8 @@ def _coded_bits(words: np.ndarray, exponent: int, mantissa: int) -> tuple[int, f
     counts = np.bincount(_coded(words, exponent, mantissa - MOST, MOST), minlength=1 << exponent + MOST)
     best, least = 0, float("inf")
     for extra in range(MOST, -1, -1):
-        cost = bits(counts) + table_bits(np.count_nonzero(counts)) + len(words) * (mantissa - extra)
-        if cost < least or extra == 0 and cost < 1.002 * least:
+        cost = bits(counts) + table_bits(int(np.count_nonzero(counts))) + len(words) * (mantissa - extra)
+        if cost < least or (extra == 0 and cost < 1.002 * least):
             best, least = extra, cost
         counts = counts.reshape(-1, 2).sum(axis=1)
     return best, least
@@ -164,15 +165,15 @@ def _put_low(out: BinaryIO, rest: np.ndarray, width: int) -> None:
 
 
 def _get_low(cursor: Cursor, count: int, width: int) -> np.ndarray:
-    """Inverse of `_put_low`; uint8, uint16 or uint32."""
-    kind = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
+    """Inverse of `_put_low`; unsigned integers of `uint(width)`."""
+    kind = uint(width)
     rest = np.zeros(count, kind)
     for byte in range(width // 8):
         plane = np.frombuffer(cursor.plain(count, "low bits"), np.uint8)
-        rest |= plane.astype(kind, copy=False) << kind(8 * byte)
+        rest |= plane.astype(kind, copy=False) << kind.type(8 * byte)
     if width % 8:
         top = unpack_bits(cursor.plain(packed_size(count, width % 8), "low bits"), count, width % 8)
-        rest |= top.astype(kind, copy=False) << kind(width // 8 * 8)
+        rest |= top.astype(kind, copy=False) << kind.type(width // 8 * 8)
     return rest
 
 
