@@ -194,6 +194,9 @@ def same_leaf(one: Leaf, other: Leaf) -> bool:
     return all(_same(mine, yours) for mine, yours in fields)
 
 
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def _pairs(one: Leaf, other: Leaf) -> tuple[tuple[object, object], ...]:
     return (one.positions, other.positions), (one.values, other.values)
 
@@ -203,4 +206,4 @@ def _same(mine: object, yours: object) -> bool:
         return type(mine) is type(yours) and mine == yours
     if mine.dtype != yours.dtype or mine.shape != yours.shape:
         return False
-    return torch.equal(mine.contiguous().view(torch.uint8), yours.contiguous().view(torch.uint8))
+    return mine.detach().flatten().view(WORDS[mine.itemsize]).equal(yours.detach().flatten().view(WORDS[mine.itemsize]))

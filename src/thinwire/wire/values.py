@@ -42,8 +42,8 @@ def pieces(count: int) -> Iterator[slice]:
 def put_floats(out: BinaryIO, tensor: Tensor) -> None:
     """A flat float tensor, lossless to the bit; its dtype and length are known to the reader."""
     exponent, mantissa = DTYPES[tensor.dtype]
-    kind = np.dtype(f"<u{tensor.dtype.itemsize}")
-    words = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().view(kind)
+    words = tensor.detach().cpu().contiguous().view(_integers(tensor.dtype)).numpy()
+    words = words.view(f"<u{tensor.dtype.itemsize}")
     for piece in pieces(len(words)):
         _put_piece(out, words[piece], exponent, mantissa)
 
@@ -54,7 +54,7 @@ def get_floats(cursor: Cursor, count: int, dtype: torch.dtype) -> Tensor:
     words = np.empty(count, f"<u{dtype.itemsize}")
     for piece in pieces(count):
         words[piece] = _get_piece(cursor, piece.stop - piece.start, exponent, mantissa)
-    return torch.from_numpy(words.view(np.uint8)).view(dtype)
+    return torch.from_numpy(words.view(f"<i{dtype.itemsize}")).view(dtype)
 
 
 def put_codes(out: BinaryIO, values: Codes) -> None:
@@ -175,6 +175,11 @@ def _get_low(cursor: Cursor, count: int, width: int) -> np.ndarray:
         top = unpack_bits(cursor.plain(packed_size(count, width % 8), "low bits"), count, width % 8)
         rest |= top.astype(kind, copy=False) << kind.type(width // 8 * 8)
     return rest
+
+
+def _integers(dtype: torch.dtype) -> torch.dtype:
+    """Signed integers of the dtype's width."""
+    return torch.int16 if dtype.itemsize == 2 else torch.int32
 
 
 def _planes(words: np.ndarray, size: int) -> bytes:
