@@ -147,7 +147,10 @@ def load_adapter(model: Any, folder: Path) -> Adapters:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ConfigError(f"{where}: it has no {name}; allowed is a folder with a PEFT LoRA adapter in safetensors")
-    theirs, mine = json.loads((folder / CONFIG).read_text(encoding="utf-8")), model.peft_config[ADAPTER]
+    try:
+        theirs, mine = json.loads((folder / CONFIG).read_text(encoding="utf-8")), model.peft_config[ADAPTER]
+    except ValueError as error:
+        raise ConfigError(f"{where}: its {CONFIG} is damaged: {error}") from error
     for field, name, value, default in (
         ("peft_type", "the kind of adapter", "LORA", "LORA"),
         ("r", "lora.rank", mine.r, None),

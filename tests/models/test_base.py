@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import ARCHITECTURES
 from thinwire import peft_bridge
@@ -76,3 +77,12 @@ def test_bits_need_a_cuda_device(tiny):
         load_base(ModelConfig(name=str(tiny("llama")), bits=4), "cpu")
     with pytest.raises(ConfigError, match=r"model.bits = 5: allowed is 4, 8"):
         load_base(ModelConfig(name=str(tiny("llama")), bits=5), "cpu")
+
+
+def test_weights_that_lack_a_tensor_are_refused_not_drawn(tmp_path, tiny):
+    folder = shutil.copytree(tiny("llama"), tmp_path / "lacking")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"its weights lack model.layers.1.mlp.up_proj.weight"):
+        load_base(ModelConfig(name=str(folder)), "cpu")

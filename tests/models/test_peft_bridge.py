@@ -244,3 +244,15 @@ def test_convolutions_are_matrices_outside(tmp_path):
     peft_bridge.export(model, adapters, tmp_path / "adapter")
     loaded = peft.PeftModel.from_pretrained(Vision(), tmp_path / "adapter")
     assert torch.allclose(loaded(images), model(images), atol=1e-6)
+
+
+def test_a_damaged_adapter_is_named(tiny, tmp_path):
+    model = peft_bridge.attach(tiny_base(tiny("llama")), LoraConfig(rank=4))
+    peft_bridge.export(model, noisy(model), tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(ConfigError, match=r"adapter_model.safetensors is damaged"):
+        peft_bridge.load_adapter(model, tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"adapter_config.json is damaged"):
+        peft_bridge.load_adapter(model, tmp_path / "adapter")
