@@ -138,12 +138,12 @@ def export(model: Any, adapters: Adapters, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_adapter(model: Any, folder: Path) -> Adapters:
+def load_adapter(model: Any, folder: Path | str) -> Adapters:
     """Read a PEFT LoRA adapter of this model's shape. Raises: ConfigError that says which setting or module differs."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    where = f"model.adapter = {str(folder)!r}"
+    where, folder = f"model.adapter = {str(folder)!r}", Path(folder).expanduser()
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ConfigError(f"{where}: it has no {name}; allowed is a folder with a PEFT LoRA adapter in safetensors")

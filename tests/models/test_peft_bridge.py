@@ -165,7 +165,7 @@ def test_a_foreign_adapter_is_refused_by_what_differs(tiny, tmp_path, lora, word
     peft_bridge.export(model, noisy(model), tmp_path / "adapter")
     other = peft_bridge.attach(tiny_base(tiny("llama")), lora)
     with pytest.raises(ConfigError, match=words):
-        peft_bridge.load_adapter(other, tmp_path / "adapter")
+        peft_bridge.load_adapter(other, str(tmp_path / "adapter"))
 
 
 def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
