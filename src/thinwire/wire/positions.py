@@ -95,13 +95,15 @@ class Grid:
         cell = self.cells(row, column)
         return np.sort(self.bases[cell] + rank[row] * self.widths[self.columns[column]] + across[column])
 
-    def entries(self, cell: int, place: np.ndarray) -> np.ndarray:
-        """Flat entries (row * columns + column) of places within a cell; int64."""
-        down, across = divmod(cell, len(self.widths))
-        rows = self.row_order[int(self.heights[:down].sum()) :]
-        columns = self.column_order[int(self.widths[:across].sum()) :]
-        row = place // self.widths[across]
-        return rows[row] * len(self.columns) + columns[place - row * self.widths[across]]
+    def entries(self, cell: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Sorted flat entries (row * columns + column) from their cells and places in the line; inverse of `line`."""
+        down, across = np.divmod(np.arange(len(self.sizes)), len(self.widths))
+        place = place - self.bases[cell]
+        row = place // self.widths[across][cell]
+        column = place - row * self.widths[across][cell]
+        row += (np.cumsum(self.heights) - self.heights)[down][cell]
+        column += (np.cumsum(self.widths) - self.widths)[across][cell]
+        return np.sort(self.row_order[row] * len(self.columns) + self.column_order[column])
 
 
 def _ranks(order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -158,30 +160,37 @@ def _put_chunk(out: BinaryIO, entries: np.ndarray, rows: int, width: int) -> Non
     out.write(bytes([GRID]))
     put_symbols(out, grid.rows, CLASS_BITS)
     put_symbols(out, grid.columns, CLASS_BITS)
+    line = entries
     if len(grid.sizes) > 1:
         row = entries.astype(np.uint32) // np.uint32(width)
-        entries = grid.line(row, (entries - row * np.int64(width)).astype(np.uint32))
-        starts = np.searchsorted(entries, grid.bases)
-    else:
-        starts = np.array([0, len(entries)])
-    parts, low = [], []
-    for cell, (start, stop) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
-        if start == stop:
-            put_varint(out, 0)
-            continue
-        base, size = int(grid.bases[cell]), int(grid.sizes[cell])
-        own = gaps if len(grid.sizes) == 1 else np.diff(entries[start:stop], prepend=base - 1) - 1
-        shift, ratio = _parameters(stop - start, size)
-        model, longest = geometric(ratio)
-        symbols, rest = _runs(own, shift, longest - 1)
-        put_varint(out, len(symbols))
-        out.write(bytes([shift]))
-        out.write(ratio.to_bytes(2, "little"))
-        parts.append((symbols, model))
-        low.append(pack_bits(rest, shift))
-    put_stream(out, parts)
-    for packed in low:
-        out.write(packed)
+        line = grid.line(row, (entries - row * np.int64(width)).astype(np.uint32))
+    _put_line(out, line, grid)
+
+
+def _put_line(out: BinaryIO, line: np.ndarray, grid: Grid) -> None:
+    """For each cell the number of its symbols and its model; the symbols' stream; low bits by cell."""
+    starts = np.searchsorted(line, grid.bases)
+    counts = np.diff(starts)
+    cells = np.flatnonzero(counts)
+    gaps = np.diff(line, prepend=-1) - 1
+    gaps[starts[cells]] = line[starts[cells]] - grid.bases[cells]
+    counts, sizes = counts[cells], grid.sizes[cells]
+    chosen = [_parameters(count, size) for count, size in zip(counts.tolist(), sizes.tolist(), strict=True)]
+    models = [geometric(ratio) for _, ratio in chosen]
+    shift = _spread(np.array([shift for shift, _ in chosen]), counts)
+    longest = _spread(np.array([size - 1 for _, size in models]), counts)
+    symbols, low, counts = _runs(gaps >> shift, gaps & ((1 << shift) - 1), longest, counts)
+    ends = np.cumsum(counts).tolist()
+    slices = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
+    mine = dict(zip(cells.tolist(), zip(counts.tolist(), chosen, strict=True), strict=True))
+    for cell in range(len(grid.sizes)):
+        count, (bits_low, ratio) = mine.get(cell, (0, (0, 0)))
+        put_varint(out, count)
+        if count:
+            out.write(bytes([bits_low]) + ratio.to_bytes(2, "little"))
+    put_stream(out, [(symbols[part], model) for part, (model, _) in zip(slices, models, strict=True)])
+    for part, (bits_low, _) in zip(slices, chosen, strict=True):
+        out.write(pack_bits(low[part], bits_low))
 
 
 def _get_chunk(cursor: Cursor, count: int, rows: int, width: int) -> np.ndarray:
@@ -189,34 +198,51 @@ def _get_chunk(cursor: Cursor, count: int, rows: int, width: int) -> np.ndarray:
     if cursor.byte(GAPS, "coding of positions") == GAPS:
         return _get_gaps(cursor, count, rows * width)
     grid = Grid(get_symbols(cursor, rows, CLASS_BITS), get_symbols(cursor, width, CLASS_BITS))
-    sizes, cells, allowed = grid.sizes.tolist(), [], 2 * count + 2 * len(grid.sizes)
-    for cell, size in enumerate(sizes):
-        symbols = cursor.varint(min(size, allowed), "gaps of a cell")
-        if symbols:
-            shift = cursor.byte(31, "low bits of gaps")
-            cells.append((cell, symbols, shift, geometric(int.from_bytes(cursor.take(2), "little"))))
+    cell, place = _get_line(cursor, count, grid)
+    if len(place) != count:
+        raise cursor.fail(f"{len(place)} positions, {count} announced")
+    return place if len(grid.sizes) == 1 else grid.entries(cell, place)
+
+
+def _get_line(cursor: Cursor, count: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse of `_put_line`: cells and places in the line of at most twice `count` entries, and some a cell."""
+    cells, shifts, models, counts = [], [], [], []
+    allowed = 2 * count + 2 * len(grid.sizes)
+    for cell, size in enumerate(grid.sizes.tolist()):
+        if symbols := cursor.varint(min(size, allowed), "gaps of a cell"):
+            cells.append(cell)
+            counts.append(symbols)
+            shifts.append(cursor.byte(31, "low bits of gaps"))
+            models.append(geometric(int.from_bytes(cursor.take(2), "little")))
             allowed -= symbols
+    if not cells:
+        raise cursor.fail("no cell holds a position")
     stream = Stream(cursor)
-    coded = [stream.take(model, symbols) for _, symbols, _, (model, _) in cells]
+    symbol = np.concatenate([stream.take(model, symbols) for (model, _), symbols in zip(models, counts, strict=True)])
     stream.end()
-    found = []
-    for (cell, symbols, shift, (_, longest)), high in zip(cells, coded, strict=True):
-        steps = high.astype(np.int64) << shift
+    step = symbol.astype(np.int64) << _spread(np.array(shifts), counts)
+    end = 0
+    for symbols, shift in zip(counts, shifts, strict=True):
+        end += symbols
         if shift:
-            steps |= unpack_bits(cursor.take(packed_size(symbols, shift)), symbols, shift)
-        kept = high != longest - 1
-        steps += kept
-        places = np.cumsum(steps)
-        if places[-1] > sizes[cell]:
-            raise cursor.fail("a position lies outside its cell")
-        if not kept.all():
-            places = places[kept]
-        places -= 1
-        found.append(places if len(sizes) == 1 else grid.entries(cell, places))
-    entries = np.concatenate(found) if len(found) != 1 else found[0]
-    if len(entries) != count:
-        raise cursor.fail(f"{len(entries)} positions, {count} announced")
-    return np.sort(entries) if len(sizes) > 1 else entries
+            step[end - symbols : end] |= unpack_bits(cursor.take(packed_size(symbols, shift)), symbols, shift)
+    kept = symbol != _spread(np.array([size - 1 for _, size in models]), counts)
+    step += kept
+    place = np.cumsum(step)
+    lasts = place[np.cumsum(counts) - 1]
+    starts = np.concatenate([[0], lasts[:-1]])
+    if (lasts - starts > grid.sizes[cells]).any():
+        raise cursor.fail("a position lies outside its cell")
+    place += _spread(grid.bases[cells] - starts - 1, counts)
+    cell_of = _spread(np.array(cells), counts)
+    if kept.all():
+        return cell_of, place
+    return cell_of[kept] if len(cells) > 1 else cell_of, place[kept]
+
+
+def _spread(values: np.ndarray, counts: list[int] | np.ndarray) -> np.ndarray:
+    """Each value repeated; one value alone stays one."""
+    return values if len(values) == 1 else np.repeat(values, counts)
 
 
 def _get_gaps(cursor: Cursor, count: int, size: int) -> np.ndarray:
@@ -240,16 +266,18 @@ def _parameters(kept: int, size: int) -> tuple[int, int]:
     return shift, 65536 - min(max(hit >> coarse << coarse, 1), 65536)
 
 
-def _runs(gaps: np.ndarray, shift: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaps as symbols (int32) and their low bits; a gap of `longest` steps or more takes several symbols."""
-    high, rest = gaps >> shift, gaps & ((1 << shift) - 1)
+def _runs(
+    high: np.ndarray, low: np.ndarray, longest: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Symbols (int32), their low bits and their number a cell; a gap of `longest` steps or more takes several."""
+    if not (high >= longest).any():
+        return high.astype(np.int32), low, counts
     extra = high // longest
-    if not extra.any():
-        return high.astype(np.int32), rest
     ends = np.cumsum(extra + 1) - 1
-    symbols, low = np.full(int(ends[-1]) + 1, longest, np.int32), np.zeros(int(ends[-1]) + 1, rest.dtype)
-    symbols[ends], low[ends] = high - extra * longest, rest
-    return symbols, low
+    symbols = np.repeat(np.broadcast_to(longest, high.shape), extra + 1)
+    rest = np.zeros(len(symbols), low.dtype)
+    symbols[ends], rest[ends] = high - extra * longest, low
+    return symbols.astype(np.int32), rest, np.add.reduceat(extra + 1, np.cumsum(counts) - counts)
 
 
 def choose(entries: np.ndarray, rows: int, width: int) -> tuple[Grid, float]:
