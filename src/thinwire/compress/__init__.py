@@ -10,7 +10,7 @@ from thinwire.adapters import Adapters, Change
 from thinwire.payload import Leaves, dense
 from thinwire.randomness import derive
 
-__all__ = ["Link", "Step", "compress", "decode"]
+__all__ = ["Link", "Step", "compress", "decode", "owed"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def compress(
     Keys of the residual that are not in the change are kept as they are; without feedback nothing is kept.
     Source: error feedback, Seide et al. 2014; Karimireddy et al., arXiv:1901.09847.
     """
-    total = {key: tensor + feedback * residual[key] if key in residual else tensor for key, tensor in change.items()}
+    total = owed(change, residual, feedback)
     leaves: Leaves = {key: dense(tensor.float()) for key, tensor in total.items()}
     for step in steps:
         leaves = step(leaves, link)
@@ -47,6 +47,11 @@ def compress(
         return leaves, {}
     sent = decode(leaves)
     return leaves, {**residual, **{key: tensor - sent[key] for key, tensor in total.items()}}
+
+
+def owed(change: Change, residual: Change, feedback: float) -> Change:
+    """What a sender has to tell: its change and, by `feedback`, what compression left out before."""
+    return {key: tensor + feedback * residual[key] if key in residual else tensor for key, tensor in change.items()}
 
 
 def decode(leaves: Leaves) -> Change:

@@ -1,6 +1,18 @@
 """One round for any method: what simulation and a real federation share."""
 
-from thinwire.engine.client import ClientState, Sending, receive, send
+from thinwire.engine.client import ClientState, Sending, receive, refuse_non_finite, send
 from thinwire.engine.server import Outcome, Server, Upload, aggregate, begin, message
 
-__all__ = ["ClientState", "Outcome", "Sending", "Server", "Upload", "aggregate", "begin", "message", "receive", "send"]
+__all__ = [
+    "ClientState",
+    "Outcome",
+    "Sending",
+    "Server",
+    "Upload",
+    "aggregate",
+    "begin",
+    "message",
+    "receive",
+    "refuse_non_finite",
+    "send",
+]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from thinwire.adapters import Adapters, Change, add_changes
+from thinwire.adapters import Adapters, Change
 from thinwire.clock import span
-from thinwire.compress import Link, compress, decode
+from thinwire.compress import Link, compress, decode, owed
 from thinwire.method import Client, Context, Memory, Method, Plan
 from thinwire.payload import Payload
 from thinwire.wire import Expect, WireError, pack, unpack
@@ -43,7 +43,7 @@ def receive(held: Adapters, version: int | None, blobs: Sequence[bytes], start: 
     for blob in blobs:
         with span("wire"):
             payload = unpack(blob, Expect(shapes(start), run=run))
-        if payload.kind == "change" and payload.version != (version or 0) + 1:
+        if payload.kind == "change" and (version is None or payload.version != version + 1):
             raise WireError(f"a change to version {payload.version} cannot follow version {version}")
         tensors = decode(payload.leaves)
         held = start.put(tensors) if payload.kind == "state" else held.add(tensors)
@@ -63,10 +63,10 @@ def send(
     leaves, residual = compress(change, method.up(ctx), link, state.residual, method.feedback)
     payload = Payload("change", state.version or 0, ctx.seed, leaves)
     state = replace(state, memory=method.remember(trained, state.memory, ctx))
-    lost = replace(state, residual=add_changes(residual, decode(leaves)) if residual else {})
+    again = {**state.residual, **owed(change, state.residual, method.feedback)} if method.feedback else {}
     with span("wire"):
         blob = pack(payload) if method.federates else b""
-    return Sending(blob, payload.density, replace(state, residual=residual), lost)
+    return Sending(blob, payload.density, replace(state, residual=residual), replace(state, residual=again))
 
 
 def refuse_non_finite(change: Mapping[tuple[str, str], Tensor]) -> None:

@@ -75,9 +75,11 @@ def state_message(server: Server) -> bytes:
 def aggregate(method: Method, server: Server, uploads: Sequence[Upload], ctx: Context) -> tuple[Server, Outcome]:
     """The next version from the uploads that can be accepted, in client order; the same server if there are none.
 
-    An upload that cannot be read, is of another run or version, or is not finite is refused and named.
+    An upload that cannot be read, is of another run or version, is not finite, or holds other tensors than the method
+    trains in this round is refused and named. Raises: ValueError if the new version would not be finite.
     """
-    readers, refused = _open(server, sorted(uploads, key=lambda upload: upload.client))
+    wanted = server.adapters.trained(method.trains(ctx))
+    readers, refused = _open(server, sorted(uploads, key=lambda upload: upload.client), wanted)
     if not readers:
         return server, Outcome((), refused)
     weights = _normalised([upload.weight for upload, _ in readers])
@@ -89,6 +91,7 @@ def aggregate(method: Method, server: Server, uploads: Sequence[Upload], ctx: Co
     with span("wire"):
         blob = pack(payload)
         sent = decode(unpack(blob, Expect(shapes(server.adapters))).leaves)
+    refuse_non_finite(sent)
     adapters = server.adapters.add(sent)
     log = {**server.log, payload.version: blob}
     after = replace(server, adapters=adapters, version=payload.version, residual=residual, log=log)
@@ -106,7 +109,9 @@ def prune(server: Server) -> Server:
     return replace(server, log=log)
 
 
-def _open(server: Server, uploads: Sequence[Upload]) -> tuple[list[tuple[Upload, Reader]], dict[str, str]]:
+def _open(
+    server: Server, uploads: Sequence[Upload], wanted: Sequence[Key]
+) -> tuple[list[tuple[Upload, Reader]], dict[str, str]]:
     expect = Expect(shapes(server.adapters), run=server.run, kind="change", version=server.version)
     readers, refused = [], {}
     for upload in uploads:
@@ -115,6 +120,9 @@ def _open(server: Server, uploads: Sequence[Upload]) -> tuple[list[tuple[Upload,
                 reader = open_payload(upload.blob, expect)
                 change = decode(reader.payload().leaves)
             refuse_non_finite(change)
+            for name, part in sorted(set(wanted) ^ change.keys()):
+                words = "is not trained in this round" if (name, part) in change else "is missing"
+                raise ValueError(f"{name} ({part}) {words}")
         except (WireError, ValueError) as error:
             refused[upload.client] = str(error)
         else:

@@ -11,7 +11,7 @@ from thinwire.adapters import Adapters, same
 from thinwire.clock import clock, span
 from thinwire.config import FederationConfig
 from thinwire.data import Example
-from thinwire.engine import ClientState, Sending, Server, Upload, aggregate, message, receive, send
+from thinwire.engine import ClientState, Sending, Server, Upload, aggregate, message, receive, refuse_non_finite, send
 from thinwire.method import Client, Context, Method, Plan
 from thinwire.randomness import derive, permutation, uniform
 from thinwire.training import Job, Trained
@@ -20,8 +20,16 @@ Line = dict[str, Any]
 Seconds = dict[str, float]
 
 
-class AllRefused(RuntimeError):
-    """No client's upload of a round could be used; the last checkpoint is kept."""
+class RunStopped(RuntimeError):
+    """A round cannot be completed; the last checkpoint is kept."""
+
+
+class AllRefused(RunStopped):
+    """No client's upload of a round could be used."""
+
+
+class Diverged(RunStopped):
+    """What the server made of a round's uploads is not finite."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ def start(federation: Federation, server: Server) -> State:
 
 
 def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> State:
-    """One round. Tells one line per client. Raises: AllRefused if no client's upload could be used."""
+    """One round. Tells one line per client. Raises: AllRefused, Diverged."""
     ctx, server = Context(state.round, federation.seed), state.server
     with clock() as seconds:
         clients = taking_part(federation, ctx.round)
@@ -164,6 +172,7 @@ def send_all(
         try:
             if not math.isfinite(done.loss):
                 raise ValueError("the loss is not finite")
+            refuse_non_finite(dict(done.adapters.items()))
             sendings[client.name] = send(federation.method, client, state, plan, done.adapters, ctx)
         except ValueError as error:
             refused[client.name] = str(error)
@@ -173,12 +182,15 @@ def send_all(
 def collect(
     federation: Federation, server: Server, present: Sequence[Client], sendings: Mapping[str, Sending], ctx: Context
 ) -> tuple[Server, dict[str, str]]:
-    """The server after the uploads, and those it refused."""
+    """The server after the uploads, and those it refused. Raises: Diverged."""
     if not federation.method.federates or not sendings:
         return server, {}
     weights = {c.name: float(c.examples) if federation.config.weights == "examples" else 1.0 for c in present}
     uploads = [Upload(name, weights[name], sending.blob) for name, sending in sendings.items()]
-    server, outcome = aggregate(federation.method, server, uploads, ctx)
+    try:
+        server, outcome = aggregate(federation.method, server, uploads, ctx)
+    except ValueError as error:
+        raise Diverged(f"round {ctx.round}: the server's change is no good: {error}; a smaller learning rate may help") from None
     return server, dict(outcome.refused)
 
 

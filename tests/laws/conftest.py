@@ -1,0 +1,48 @@
+"""Every law runs over every registered method, and over the variants that take another path through the code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from synthetic import CASES, TRAVELLING, label
+
+from thinwire.method import Method
+from thinwire.methods import create
+
+
+@pytest.fixture(params=CASES, ids=label)
+def method(request: pytest.FixtureRequest) -> Method:
+    """Every method."""
+    return create(*request.param)
+
+
+@pytest.fixture(params=TRAVELLING, ids=label)
+def travelling(request: pytest.FixtureRequest) -> Method:
+    """Every method by which something travels."""
+    return create(*request.param)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bytes]]:
+    """Every (payload, bytes) that the engine packs while the test runs."""
+    from thinwire.engine import client, server
+    from thinwire.wire import pack
+
+    seen: list[tuple[Any, bytes]] = []
+
+    def watched(payload: Any) -> bytes:
+        blob = pack(payload)
+        seen.append((payload, blob))
+        return blob
+
+    monkeypatch.setattr(client, "pack", watched)
+    monkeypatch.setattr(server, "pack", watched)
+    return seen
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Many threads on tiny matrices wait for each other."""
+    torch.set_num_threads(1)

@@ -1,0 +1,155 @@
+"""A federation without a model: what a client trains is a fixed function of its plan, its data and the round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.adapters import EXTRA, Adapters, Key
+from thinwire.config import FederationConfig
+from thinwire.data import Example
+from thinwire.engine import begin
+from thinwire.lowrank import LowRank
+from thinwire.method import Client, Method
+from thinwire.methods import METHODS, create
+from thinwire.randomness import derive, uniform
+from thinwire.simulation.rounds import Federation, Line, State, play, start
+from thinwire.training import Job, Trained
+
+SITES = {  # name: (O, r, I)
+    "layer.0.query": (12, 4, 10),
+    "layer.0.up": (20, 2, 8),  # a rank of its own
+    "stem.conv": (8, 4, 3 * 3 * 3),  # a 3 x 3 convolution of three channels, flattened
+}
+EXTRAS = {"head.weight": (5, 12), "norm.weight": (7,)}
+
+CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
+CASES += [(name, {"faithful": True}) for name in ("fedsrd", "fedsrd-e")]
+CASES += [("fedsrd", {"solve": "damped", "precision": "float16", "cap": 1.0}), ("fedit", {"precision": "float32"})]
+TRAVELLING = [(name, fields) for name, fields in CASES if METHODS[name].federates]
+
+Train = Callable[[Sequence[Job]], list[Trained]]
+
+
+def label(case: tuple[str, dict[str, Any]]) -> str:
+    """A test id: fedsrd-faithful=True."""
+    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
+
+
+def seeded(seed: int, *shape: int) -> Tensor:
+    """Values in -1/2..1/2."""
+    return uniform(seed, *shape) - 0.5
+
+
+def start_adapters() -> Adapters:
+    """What a seed gives: A random, B zero, extras as in the base."""
+    sites = {
+        name: LowRank(torch.zeros(height, rank), seeded(derive(1, name), rank, width), scale=2.0)
+        for name, (height, rank, width) in SITES.items()
+    }
+    return Adapters(sites, {name: seeded(derive(1, name), *shape) for name, shape in EXTRAS.items()})
+
+
+def examples(data: int, count: int = 2) -> list[Example]:
+    """A data set that is one number."""
+    return [Example((data,), (data,))] * count
+
+
+def learn(jobs: Sequence[Job]) -> list[Trained]:
+    """Each tensor of the plan's parts shrinks a little and moves by what data, round and optimizer state say."""
+    return [_learn(job) for job in jobs]
+
+
+def _learn(job: Job) -> Trained:
+    data, before = job.examples[0].tokens[0], job.optimizer or {"moment": torch.zeros(3)}
+    moment = before["moment"] * 0.9 + seeded(derive(data, job.round), 3)
+
+    def move(key: Key, tensor: Tensor) -> Tensor:
+        return tensor * 0.97 + 0.1 * seeded(derive(data, job.round, *key), *tensor.shape) + 1e-3 * moment[0]
+
+    start = job.plan.start
+    trained = start.put({key: move(key, start[key]) for key in start.trained(job.plan.parts)})
+    loss = 1.0 + float(moment.abs().sum())
+    return Trained(trained, loss, (loss,), 1, 1, 0.0, {"moment": moment})
+
+
+def spoiled(victims: set[int], value: float = math.nan, loss: float = 1.0) -> Train:
+    """`learn`, but clients with this data end with a value in every trained tensor that is no good."""
+
+    def train(jobs: Sequence[Job]) -> list[Trained]:
+        pairs = zip(jobs, learn(jobs), strict=True)
+        return [_spoil(job, done) if job.examples[0].tokens[0] in victims else done for job, done in pairs]
+
+    def _spoil(job: Job, done: Trained) -> Trained:
+        keys = done.adapters.trained(job.plan.parts)
+        changed = {key: done.adapters[key].clone() for key in keys}
+        for tensor in changed.values():
+            tensor.view(-1)[0] = value
+        return Trained(done.adapters.put(changed), loss, (loss,), 1, 1, 0.0, done.optimizer)
+
+    return train
+
+
+def federation(
+    method: Method | tuple[str, dict[str, Any]],
+    clients: int = 3,
+    *,
+    data: Sequence[int] | None = None,
+    train: Train = learn,
+    seed: int = 7,
+    **config: Any,
+) -> Federation:
+    """Clients client-0, client-1, ... with the data 0, 1, ... (or `data`) and 2, 3, ... examples."""
+    method = method if isinstance(method, Method) else create(*method)
+    owners = [Client(f"client-{index}", index, index + 2) for index in range(clients)]
+    held = {owner.name: examples(data[owner.index] if data else owner.index, owner.examples) for owner in owners}
+    return Federation(method, FederationConfig(**config), owners, held, train, seed)
+
+
+def first(federated: Federation, initial: Adapters | None = None) -> State:
+    """The state before round 0."""
+    return start(federated, begin(start_adapters(), federated.seed, initial))
+
+
+def rounds(federated: Federation, count: int, state: State | None = None) -> tuple[State, list[Line]]:
+    """The state after `count` more rounds, and the lines told."""
+    lines: list[Line] = []
+    state = first(federated) if state is None else state
+    for _ in range(count):
+        state = play(federated, state, lines.append)
+    return state, lines
+
+
+def bits(tensors: Any) -> Any:
+    """A nested value with every tensor as its dtype, shape and bytes: equal if and only if equal to the last bit."""
+    if isinstance(tensors, Tensor):
+        flat = tensors.detach().contiguous().reshape(-1)
+        return str(tensors.dtype), tuple(tensors.shape), flat.view(torch.uint8).numpy().tobytes()
+    if isinstance(tensors, Adapters):
+        return {key: bits(tensor) for key, tensor in tensors.items()}
+    if isinstance(tensors, dict):
+        return {key: bits(value) for key, value in tensors.items()}
+    if isinstance(tensors, list | tuple):
+        return [bits(value) for value in tensors]
+    return bits(vars(tensors)) if hasattr(tensors, "__dataclass_fields__") else tensors
+
+
+def everything(state: State) -> Any:
+    """All of a state but the seconds it took."""
+    content = bits(state)
+    del content["totals"]["seconds"]
+    return content
+
+
+def distance(one: Adapters, other: Adapters) -> float:
+    """Largest difference of two adapters' values relative to the largest value."""
+    largest = max(float(tensor.abs().max()) for _, tensor in other.items())
+    return max(float((tensor - other[key]).abs().max()) for key, tensor in one.items()) / largest
+
+
+def is_extra(key: Key) -> bool:
+    return key[1] == EXTRA

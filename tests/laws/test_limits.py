@@ -1,0 +1,96 @@
+"""Declared limits, extras and convolutions, and clients with the same data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from synthetic import EXTRAS, SITES, distance, federation, is_extra, label, rounds, start_adapters
+
+from thinwire.methods import METHODS, create
+from thinwire.simulation.run import final_adapters
+
+LIMITS = [(name, limit) for name, method in METHODS.items() for limit in method.limits]
+
+
+def final(name, fields, clients, data=None, count=4, **config):
+    """The global adapters, or the only client's own."""
+    federated = federation((name, dict(fields)), clients, data=data, **config)
+    state, _ = rounds(federated, count)
+    (adapters,) = final_adapters(federated.method, state).values()
+    return adapters
+
+
+def test_every_method_declares_a_limit():
+    assert [name for name in METHODS if not METHODS[name].limits] == []
+
+
+@pytest.mark.parametrize(("name", "limit"), LIMITS, ids=lambda value: value if isinstance(value, str) else value.equals)
+def test_declared_limits_hold(name, limit):
+    one = final(name, limit.settings, limit.clients)
+    other = final(limit.equals, limit.other, limit.clients)
+    assert distance(one, other) <= limit.tolerance
+    assert distance(one, start_adapters()) > 0.01, "nothing was learnt, so nothing was compared"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("fedit", {}),
+        ("ffa-lora", {}),
+        ("fedsrd", {}),
+        ("fedsrd-e", {}),
+        ("fedsrd", {"faithful": True}),
+        ("fedsrd-e", {"faithful": True, "first": "b"}),
+    ],
+    ids=label,
+)
+@pytest.mark.parametrize("weights", ["uniform", "examples"])
+def test_clients_with_the_same_data_are_one_client(case, weights):
+    name, fields = case[0], {**case[1], "precision": "float32"}
+    many = final(name, fields, 4, data=[3, 3, 3, 3], weights=weights)
+    one = final(name, fields, 1, data=[3])
+    assert distance(many, one) < 1e-5
+
+
+def test_extras_and_convolutions_are_trained_and_keep_their_shapes(method):
+    state, _ = rounds(federation(method, 3), 12)
+    learnt = state.server.adapters if method.federates else next(iter(state.clients.values())).memory["own"]
+    start = start_adapters()
+    for name, (height, rank, width) in SITES.items():
+        site = learnt.sites[name]
+        assert (site.b.shape, site.a.shape) == ((height, rank), (rank, width))
+        assert site.scale == start.sites[name].scale
+    for name, shape in EXTRAS.items():
+        assert learnt.extras[name].shape == shape
+    moved = {key for key, tensor in learnt.items() if not torch.equal(tensor, start[key])}
+    frozen = {key for key, _ in start.items()} - moved
+    assert all(key[1] == "a" for key in frozen)
+    assert not frozen or method.name == "ffa-lora"
+    assert any(map(is_extra, moved))
+    assert all(tensor.dtype == torch.float32 for _, tensor in learnt.items())
+
+
+def test_extras_of_a_dense_method_are_the_weighted_mean():
+    federated = federation(("fedit", {"precision": "float32"}), 3, weights="examples")
+    state, _ = rounds(federated, 1)
+    alone = [
+        rounds(federation(("local", {}), 1, data=[data]), 1)[0].clients["client-0"].memory["own"] for data in range(3)
+    ]
+    total = sum(client.examples for client in federated.clients)
+    for name in EXTRAS:
+        want = sum(
+            own.extras[name] * client.examples / total for own, client in zip(alone, federated.clients, strict=True)
+        )
+        torch.testing.assert_close(state.server.adapters.extras[name], want, rtol=1e-5, atol=1e-7)
+
+
+def test_twenty_clients_of_one_round_are_enough(method):
+    state, lines = rounds(federation(method, 20), 2)
+    assert len(lines) == 40
+    assert {line["status"] for line in lines} == {"counted"}
+    assert all(tensor.isfinite().all() for _, tensor in state.server.adapters.items())
+
+
+def test_references_are_each_other_with_one_client():
+    assert create("centralised").pooled
+    assert not create("local").pooled
