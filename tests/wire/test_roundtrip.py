@@ -82,7 +82,13 @@ def test_odd_grids(shape):
 
 def test_far_apart_and_clustered_positions():
     size = 1 << 26
-    for indices in ([0], [size - 1], [0, size - 1], [*range(5), *range(size - 5, size)], [*range(0, size, size // 300)]):
+    for indices in (
+        [0],
+        [size - 1],
+        [0, size - 1],
+        [*range(5), *range(size - 5, size)],
+        [*range(0, size, size // 300)],
+    ):
         payload = floats((size,), Listed(torch.tensor(indices)), torch.ones(len(indices)))
         assert same(unpack(pack(payload)), payload)
 
