@@ -7,9 +7,9 @@ data set or a socket. The engine owns versions, bytes, error feedback, order, dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -20,7 +20,10 @@ from thinwire.lowrank import LowRank
 from thinwire.randomness import derive
 from thinwire.settings import check, setting
 
-__all__ = ["Client", "Context", "Limit", "Method", "Parts", "Plan", "Uploads", "setting"]
+__all__ = ["Client", "Context", "Limit", "Method", "Parts", "Plan", "Reread", "Uploads", "setting"]
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 Parts = Mapping[str, Tensor]
 """One site's tensors by part: {"a": dA (r, I), "b": dB (O, r)}; parts that were not trained are absent."""
@@ -68,20 +71,28 @@ class Limit:
     clients: int = 3
 
 
-class Uploads(Sequence[tuple[float, Parts]]):
-    """One site's uploads in client order: (weight, decoded change); weights sum to 1. Decoded anew at each reading."""
+class Reread(Sequence[T]):
+    """Items that are made anew each time they are asked for, so that any number of them needs the memory of one."""
 
-    def __init__(self, weights: Sequence[float], read: Sequence[Any]) -> None:
-        self._weights, self._read = weights, read
+    def __init__(self, count: int, read: Callable[[int], T]) -> None:
+        self._count, self._read = count, read
 
     def __len__(self) -> int:
-        return len(self._weights)
+        return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        return self._weights[index], self._read[index]()
+        return self._read(range(self._count)[index])
 
-    def __iter__(self) -> Iterator[tuple[float, Parts]]:
-        return ((weight, read()) for weight, read in zip(self._weights, self._read, strict=True))
+    def __iter__(self) -> Iterator[T]:
+        return map(self._read, range(self._count))
+
+    def map(self, change: Callable[[T], S]) -> Reread[S]:
+        """The changed items, made anew as well."""
+        return Reread(self._count, lambda index: change(self._read(index)))
+
+
+Uploads = Reread[tuple[float, Parts]]
+"""One site's uploads in client order: (weight, decoded change). Weights sum to 1, none is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,5 +166,8 @@ def weighted_sum(terms: Iterable[tuple[float, Parts]]) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for weight, parts in terms:
         for part, tensor in parts.items():
-            total[part] = total[part] + weight * tensor if part in total else weight * tensor
+            if part in total:
+                total[part].add_(tensor, alpha=weight)
+            else:
+                total[part] = weight * tensor
     return total

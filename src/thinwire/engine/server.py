@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +13,8 @@ from thinwire.adapters import EXTRA, Adapters, Change, Key
 from thinwire.clock import span
 from thinwire.compress import Link, compress, decode
 from thinwire.engine.client import refuse_non_finite, shapes
+from thinwire.engine.workers import submit, workers
+from thinwire.lowrank import unit_weights
 from thinwire.method import Context, Method, Uploads, weighted_sum
 from thinwire.payload import Payload, dense
 from thinwire.wire import Expect, Reader, WireError, open_payload, pack, unpack
@@ -72,18 +75,21 @@ def state_message(server: Server) -> bytes:
         return pack(Payload("state", server.version, server.run, leaves))
 
 
-def aggregate(method: Method, server: Server, uploads: Sequence[Upload], ctx: Context) -> tuple[Server, Outcome]:
+def aggregate(method: Method, server: Server, uploads: Iterable[Upload], ctx: Context) -> tuple[Server, Outcome]:
     """The next version from the uploads that can be accepted, in client order; the same server if there are none.
+
+    Uploads are checked as they arrive, while the next is waited for; then sites are aggregated side by side. Neither
+    the order of arrival nor the number of threads changes a bit.
 
     An upload that cannot be read, is of another run or version, is not finite, or holds other tensors than the method
     trains in this round is refused and named. Raises: ValueError if the new version would not be finite.
     """
     wanted = server.adapters.trained(method.trains(ctx))
-    readers, refused = _open(server, sorted(uploads, key=lambda upload: upload.client), wanted)
-    if not readers:
-        return server, Outcome((), refused)
-    weights = _normalised([upload.weight for upload, _ in readers])
-    change = _changes(method, server, [reader for _, reader in readers], weights, ctx)
+    with workers() as pool:
+        readers, refused = _open(server, uploads, wanted, pool)
+        if not readers:
+            return server, Outcome((), refused)
+        change = _changes(method, server, readers, ctx, pool)
     refuse_non_finite(change)
     link = Link(server.adapters, server.adapters.add(change), ctx.seed_for("down"))
     leaves, residual = compress(change, method.down(ctx), link, server.residual, method.feedback)
@@ -100,7 +106,8 @@ def aggregate(method: Method, server: Server, uploads: Sequence[Upload], ctx: Co
 
 def prune(server: Server) -> Server:
     """Forget broadcasts that no catch-up needs any more, because a full state would be smaller; the newest is kept."""
-    limit, total, log = len(state_message(server)), 0, {}
+    limit, total = len(state_message(server)), 0
+    log: dict[int, bytes] = {}
     for version in sorted(server.log, reverse=True):
         total += len(server.log[version])
         if total > limit and log:
@@ -110,47 +117,68 @@ def prune(server: Server) -> Server:
 
 
 def _open(
-    server: Server, uploads: Sequence[Upload], wanted: Sequence[Key]
+    server: Server, uploads: Iterable[Upload], wanted: Sequence[Key], pool: Executor
 ) -> tuple[list[tuple[Upload, Reader]], dict[str, str]]:
+    """Uploads with their readers in client order, and reasons by client for those refused."""
     expect = Expect(shapes(server.adapters), run=server.run, kind="change", version=server.version)
+    checks = [(upload, submit(pool, _check, upload.blob, expect, frozenset(wanted))) for upload in uploads]
     readers, refused = [], {}
-    for upload in uploads:
+    for upload, check in sorted(checks, key=lambda item: item[0].client):
         try:
-            with span("wire"):
-                reader = open_payload(upload.blob, expect)
-                change = decode(reader.payload().leaves)
-            refuse_non_finite(change)
-            for name, part in sorted(set(wanted) ^ change.keys()):
-                words = "is not trained in this round" if (name, part) in change else "is missing"
-                raise ValueError(f"{name} ({part}) {words}")
+            readers.append((upload, check.result()))
         except (WireError, ValueError) as error:
             refused[upload.client] = str(error)
-        else:
-            readers.append((upload, reader))
     return readers, refused
 
 
-def _changes(method: Method, server: Server, readers: Sequence[Reader], weights: Sequence[float], ctx: Context) -> Change:
-    """The global change, one site after another, so that memory is one site's."""
-    keys = set().union(*(reader.keys for reader in readers))
-    change: Change = {}
-    for name in sorted(server.adapters.sites):
-        parts = [key for key in ((name, "a"), (name, "b")) if key in keys]
-        if parts:
-            uploads = Uploads(weights, [lambda r=r, parts=parts: _read(r, parts) for r in readers])  # type: ignore[misc]
-            site = method.aggregate(server.adapters.sites[name], uploads, ctx)
-            change |= {(name, part): tensor for part, tensor in site.items()}
-    for key in sorted(key for key in keys if key[1] == EXTRA):
-        mean = weighted_sum((p, {EXTRA: reader.leaf(key).dense()}) for p, reader in zip(weights, readers, strict=True))
-        change[key] = mean[EXTRA]
-    return change
-
-
-def _read(reader: Reader, keys: Sequence[Key]) -> dict[str, Tensor]:
+def _check(blob: bytes, expect: Expect, wanted: frozenset[Key]) -> Reader:
+    """Decode every leaf once, one at a time. Raises: WireError, ValueError."""
     with span("wire"):
-        return {part: reader.leaf((name, part)).dense() for name, part in keys}
+        reader = open_payload(blob, expect)
+    for name, part in sorted(wanted.symmetric_difference(reader.keys)):
+        words = "is missing" if (name, part) in wanted else "is not trained in this round"
+        raise ValueError(f"{name} ({part}) {words}")
+    for key in reader.keys:
+        with span("wire"):
+            tensor = reader.leaf(key).dense()
+        refuse_non_finite({key: tensor})
+    return reader
 
 
-def _normalised(weights: Sequence[float]) -> list[float]:
-    total = sum(weights)
-    return [weight / total for weight in weights]
+def _changes(
+    method: Method, server: Server, uploads: Sequence[tuple[Upload, Reader]], ctx: Context, pool: Executor
+) -> Change:
+    """The global change, site by site in the pool: memory of one upload of one site a thread."""
+    present = [(upload.weight, reader) for upload, reader in uploads if upload.weight != 0]
+    weights, readers = unit_weights([weight for weight, _ in present]), [reader for _, reader in present]
+
+    def site(name: str, parts: Sequence[str]) -> Change:
+        own = server.adapters.sites[name]
+        change = method.aggregate(own, _uploads(readers, weights, name, parts, own.a.device), ctx)
+        return {(name, part): tensor for part, tensor in change.items()}
+
+    def extra(name: str, parts: Sequence[str]) -> Change:
+        mean = weighted_sum(_uploads(readers, weights, name, parts, server.adapters.extras[name].device))
+        return {(name, part): tensor for part, tensor in mean.items()}
+
+    parts: dict[str, list[str]] = {}
+    for name, part in sorted(readers[0].keys):
+        parts.setdefault(name, []).append(part)
+    tasks = [submit(pool, extra if own == [EXTRA] else site, name, own) for name, own in parts.items()]
+    return {key: tensor for task in tasks for key, tensor in task.result().items()}
+
+
+def _uploads(
+    readers: Sequence[Reader], weights: Sequence[float], name: str, parts: Sequence[str], device: torch.device
+) -> Uploads:
+    def read(client: int) -> tuple[float, dict[str, Tensor]]:
+        with span("wire"):
+            leaves = {part: readers[client].leaf((name, part)).dense() for part in parts}
+        return weights[client], {part: _aligned(tensor).to(device) for part, tensor in leaves.items()}
+
+    return Uploads(len(readers), read)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor at an address that torch would choose: matrix products may round by alignment."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()

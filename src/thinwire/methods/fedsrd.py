@@ -14,8 +14,8 @@ from thinwire.compress import Step
 from thinwire.compress.cast import Cast
 from thinwire.compress.importance import ImportanceDrop
 from thinwire.compress.random_drop import RandomDrop
-from thinwire.lowrank import LowRank, cross, mean_product, project, split
-from thinwire.method import Context, Limit, Method, Parts, Uploads, setting, weighted_sum
+from thinwire.lowrank import LowRank, best_of_mean, cross, project
+from thinwire.method import Context, Limit, Method, Parts, Uploads, setting
 
 T = TypeVar("T")
 
@@ -99,9 +99,6 @@ class FedSRD(FedSRDe):
     limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "fedsrd-e", {}, 1e-5, clients=1),)
 
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        turned = [(weight, self._turn(site, change, ctx)) for weight, change in uploads]
-        fixed = turned[0][1][0]
-        sums = weighted_sum((p, {"mean": mean, "beyond": cross(fixed, mean, other)}) for p, (_, mean, other) in turned)
-        changes, weights = [(mean, other) for _, (_, mean, other) in turned], [p for p, _ in turned]
-        _, rest = split(mean_product(fixed, changes, weights), site.rank)
-        return self.finish(site, {**sums, "beyond": sums["beyond"] - (fixed.b.double().T @ rest.b) @ rest.a}, ctx)
+        turned = uploads.map(lambda upload: (upload[0], *self._turn(site, upload[1], ctx)[1:]))
+        mean, beyond = best_of_mean(site if self._updates_a(ctx) else site.T, turned)
+        return self.finish(site, {"mean": mean, "beyond": beyond}, ctx)

@@ -1,0 +1,65 @@
+"""Low-rank algebra on factors: stack, truncate, project. No (O, I) matrix is ever formed.
+
+Shapes: b (..., O, r), a (..., r, I), product `scale * b @ a` (..., O, I); leading dimensions are sites of equal shape.
+Sums over rows and every r-sized matrix are float64, results have the input's dtype; each function states its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from thinwire.lowrank.factors import (
+    RANK_TOLERANCE,
+    LowRank,
+    basis,
+    distance,
+    gram,
+    inner,
+    mean,
+    norm,
+    outside,
+    split,
+    stack,
+    truncate,
+    unit_weights,
+)
+from thinwire.lowrank.mean import best_of_few, mean_product
+from thinwire.lowrank.project import bounded_shift, cross, project, spectrum
+from thinwire.lowrank.stream import best_of_many
+
+__all__ = [
+    "RANK_TOLERANCE",
+    "LowRank",
+    "basis",
+    "best_of_few",
+    "best_of_many",
+    "best_of_mean",
+    "bounded_shift",
+    "cross",
+    "distance",
+    "gram",
+    "inner",
+    "mean",
+    "mean_product",
+    "norm",
+    "outside",
+    "project",
+    "spectrum",
+    "split",
+    "stack",
+    "truncate",
+    "unit_weights",
+]
+
+FEW = 4
+"""Up to this many clients `best_of_few` is the faster; its cost grows with their square, its memory with them."""
+
+
+def best_of_mean(site: LowRank, terms: Collection[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """M and `B'(W_r - B (A + M))`, what `project` asks for, with W_r the best rank-r `sum_k p_k (B + dB_k)(A + dA_k)`.
+
+    terms: (p_k, dA_k, dB_k); weights sum to 1. Shapes, cost and error: `best_of_few` and `best_of_many`.
+    """
+    return best_of_few(site, terms) if len(terms) <= FEW else best_of_many(site, terms)
