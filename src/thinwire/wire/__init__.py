@@ -10,7 +10,7 @@ from thinwire.adapters import Key
 from thinwire.payload import KINDS, Leaf, Payload
 from thinwire.wire.cursor import Cursor, put_plain, put_varint
 from thinwire.wire.errors import Expect, WireError
-from thinwire.wire.leaves import Entry, get_entry, get_leaf, put_entry, put_leaf
+from thinwire.wire.leaves import CODES, Entry, get_entry, get_leaf, put_entry, put_leaf
 
 __all__ = ["FORMAT", "Expect", "Reader", "WireError", "open_payload", "pack", "unpack"]
 
@@ -65,7 +65,18 @@ class Reader:
     def leaf(self, key: Key) -> Leaf:
         """Decode one leaf. Raises: KeyError for a leaf that was not sent, WireError for bad bytes."""
         entry, body = self._entries[key]
-        return get_leaf(body, entry)
+        return get_leaf(Cursor(body, entry.where), entry)
+
+    def bytes_by_part(self, key: Key) -> dict[str, int]:
+        """Bytes of a leaf's body by what they hold: positions, scales, exponents, signs, mantissas, codes."""
+        entry, body = self._entries[key]
+        cursor = Cursor(body, entry.where)
+        get_leaf(cursor, entry)
+        spent = dict(cursor.spent)
+        if entry.values >= CODES:
+            places, codes = spent.get("positions", 0), spent.get("codes", 0)
+            spent = {"positions": places, "scales": entry.length - places - codes, "codes": codes}
+        return {part: count for part, count in spent.items() if count}
 
     def payload(self) -> Payload:
         """Decode all leaves. Raises: WireError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import BinaryIO
 
 import numpy as np
@@ -55,10 +56,14 @@ def put_plain(out: BinaryIO, data: bytes | np.ndarray) -> None:
 
 
 class Cursor:
-    """A place in a buffer. `where` names the buffer in errors. Raises: WireError when a read passes its end."""
+    """A place in a buffer. Raises: WireError when a read passes its end.
+
+    where: names the buffer in errors. spent: bytes read so far, by `part`, which the reader of a part sets.
+    """
 
     def __init__(self, data: memoryview, where: str) -> None:
         self.data, self.where, self.at = data, where, 0
+        self.part, self.spent = "", Counter[str]()
 
     @property
     def left(self) -> int:
@@ -72,6 +77,7 @@ class Cursor:
         if count > self.left:
             raise self.fail(f"{count} bytes announced, {self.left} left")
         self.at += count
+        self.spent[self.part] += count
         return self.data[self.at - count : self.at]
 
     def byte(self, most: int, what: str) -> int:

@@ -159,7 +159,7 @@ def uint(width: int) -> np.dtype[Any]:
     return np.dtype("<u1" if width <= 8 else "<u2" if width <= 16 else "<u4")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def geometric(ratio: int) -> tuple[Any, int]:
     """(model, number of symbols n) of lengths i with chances falling by `ratio / 2^16`; symbol n-1 is "longer".
 

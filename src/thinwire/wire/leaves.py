@@ -122,9 +122,9 @@ def put_leaf(out: BinaryIO, key: Key, leaf: Leaf) -> None:
         put_floats(out, leaf.values.tensor)
 
 
-def get_leaf(body: memoryview, entry: Entry) -> Leaf:
+def get_leaf(cursor: Cursor, entry: Entry) -> Leaf:
     """Inverse of `put_leaf`. Raises: WireError."""
-    cursor = Cursor(body, entry.where)
+    cursor.part = "positions"
     positions: Positions = All()
     if entry.positions == LISTED:
         positions = Listed(torch.from_numpy(get_positions(cursor, entry.kept, entry.shape)))

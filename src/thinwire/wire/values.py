@@ -85,6 +85,7 @@ def get_codes(cursor: Cursor, count: int, number: int, per: str) -> Codes:
     if bool((scale.double() * reach > torch.finfo(torch.float32).max).any()):
         raise cursor.fail("scale and zero point reach beyond float32")
     codes = np.empty(count, np.uint8)
+    cursor.part = "codes"
     for piece in pieces(count):
         codes[piece] = get_symbols(cursor, piece.stop - piece.start, width)
     return Codes(torch.from_numpy(codes), width, scale, zero, per)
@@ -119,19 +120,24 @@ def _get_piece(cursor: Cursor, count: int, exponent: int, mantissa: int) -> np.n
     """Inverse of `_put_piece`; unsigned words of the dtype's width."""
     size = (1 + exponent + mantissa) // 8
     kind = np.dtype(f"<u{size}")
+    cursor.part = "exponents"
     method = cursor.byte(31, "coding of floats")
     extra, apart = method >> 1 & 7, method >> 4 == 1
     if not method & 1:
         if method:
             raise cursor.fail(f"unknown coding of floats {method}")
+        cursor.part = "whole floats"
         return _joined(np.frombuffer(cursor.plain(count * size, "floats"), np.uint8).reshape(size, count)).astype(kind)
     if extra > MOST:
         raise cursor.fail(f"{extra} mantissa bits coded, at most {MOST} allowed")
     low = mantissa - extra
     words = get_symbols(cursor, count, exponent + extra).astype(kind) << kind.type(low)
     if apart:
+        cursor.part = "signs"
         words |= get_symbols(cursor, count, 1).astype(kind) << kind.type(exponent + mantissa)
+        cursor.part = "mantissas"
         return words | _get_low(cursor, count, low).astype(kind, copy=False)
+    cursor.part = "signs and mantissas"
     rest = _get_low(cursor, count, low + 1).astype(kind, copy=False)
     words |= rest & kind.type((1 << low) - 1)
     words |= rest >> kind.type(low) << kind.type(exponent + mantissa)

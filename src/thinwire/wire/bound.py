@@ -1,0 +1,77 @@
+"""What a leaf needs at the entropy: the measure that packed sizes are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinwire.payload import Codes, Floats, Leaf, Listed, Seeded
+from thinwire.wire.entropy import bits, log_sum
+from thinwire.wire.positions import Grid, choose, grid_width
+from thinwire.wire.values import DTYPES
+
+PARAMETER = 32
+"""Bits of a cell's model: its number of gaps and its density."""
+
+
+def bound_bits(leaf: Leaf) -> float:
+    """Empirical entropy in bits: positions by the best model, signs, exponents and codes order-0, mantissas in full.
+
+    What a model needs to be sent belongs to it: classes of rows and columns at their entropy, 32 bits a cell; scales
+    as floats, 32 bits a zero point; 128 bits for a seed and a density. Tables of symbols do not.
+    """
+    if isinstance(leaf.values, Floats):
+        return position_bits(leaf) + float_bits(leaf.values.tensor)
+    codes = leaf.values
+    zeros = 0 if codes.zero is None else 32 * len(codes.zero)
+    return position_bits(leaf) + float_bits(codes.scale) + zeros + bits(np.bincount(codes.codes.numpy()))
+
+
+def position_bits(leaf: Leaf) -> float:
+    """Bits of the kept positions: the smaller of one global density and the best grid of classes."""
+    if isinstance(leaf.positions, Seeded):
+        return 128.0
+    if not isinstance(leaf.positions, Listed) or leaf.kept == 0:
+        return 0.0
+    return min(global_bits(leaf), class_bits(leaf))
+
+
+def global_bits(leaf: Leaf) -> float:
+    """Bits of the positions at one density for all of the leaf: N H(p)."""
+    return log_sum(np.array([leaf.size])) - log_sum(np.array([leaf.kept, leaf.size - leaf.kept]))
+
+
+def class_bits(leaf: Leaf) -> float:
+    """Bits of the positions with classes of rows and columns, these included."""
+    assert isinstance(leaf.positions, Listed)
+    indices, width = leaf.positions.indices.numpy(), grid_width(leaf.shape)
+    grid, _ = choose(indices, -(-leaf.size // width), width)
+    row = indices // width
+    kept = np.bincount(grid.cells(row, indices - row * width), minlength=len(grid.sizes))
+    return cell_bits(kept, grid) + bits(grid.heights) + bits(grid.widths)
+
+
+def cell_bits(kept: np.ndarray, grid: Grid) -> float:
+    """Bits of the positions within the cells, and of the cells' models."""
+    inside = log_sum(grid.sizes) - log_sum(kept) - log_sum(grid.sizes - kept)
+    return inside + PARAMETER * int(np.count_nonzero(kept))
+
+
+def float_bits(tensor: Tensor) -> float:
+    """Signs and exponents order-0, mantissas at full width."""
+    exponent, mantissa = DTYPES[tensor.dtype]
+    integers = tensor.detach().view(torch.int16 if tensor.itemsize == 2 else torch.int32).numpy()
+    words = integers.view(f"<u{tensor.itemsize}")
+    signs = np.bincount(words >> (exponent + mantissa), minlength=2)
+    exponents = np.bincount(words >> mantissa & ((1 << exponent) - 1))
+    return bits(signs) + bits(exponents) + mantissa * len(words)
+
+
+def symbols_in_use(leaf: Leaf) -> int:
+    """Distinct exponents or codes of a leaf."""
+    if isinstance(leaf.values, Codes):
+        return len(torch.unique(leaf.values.codes))
+    exponent, mantissa = DTYPES[leaf.values.tensor.dtype]
+    integers = leaf.values.tensor.view(torch.int16 if leaf.values.tensor.itemsize == 2 else torch.int32)
+    return len(torch.unique(integers >> mantissa & ((1 << exponent) - 1)))

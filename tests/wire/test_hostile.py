@@ -1,0 +1,206 @@
+"""Bytes that are no payload, or not the one expected, end in WireError that says what and where."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from thinwire.payload import All, Codes, Floats, Leaf, Listed, Payload, Seeded
+from thinwire.wire import Expect, WireError, open_payload, pack, unpack
+from thinwire.wire.cursor import put_plain, put_varint
+
+from .fuzz import LIMIT, run, seal
+from .samples import KEY, expect, floats, gaussian, kept, one, positions
+
+
+@pytest.fixture(scope="module")
+def payload():
+    rng = np.random.default_rng(0)
+    shape = (20, 30)
+    listed = positions(rng, shape, 0.3, "even")
+    return Payload(
+        "change",
+        4,
+        9,
+        {
+            ("q", "a"): Leaf(shape, All(), Floats(gaussian(rng, 600).bfloat16())),
+            ("q", "b"): Leaf(shape, listed, Floats(gaussian(rng, kept(shape, listed)))),
+        },
+    )
+
+
+def build(entries: bytes, bodies: bytes = b"", head: bytes = b"\1\0\0\1", magic: bytes = b"thw\1") -> bytes:
+    """A payload with this directory: kind, version, run and number of leaves, then the leaves' lines."""
+    out = io.BytesIO()
+    put_varint(out, len(head + entries))
+    put_plain(out, head + entries)
+    directory = out.getvalue()
+    return seal(magic + bodies + directory + len(directory).to_bytes(4, "little") + b"....")
+
+
+def line(
+    name: bytes = b"q", part: bytes = b"a", shape: bytes = b"\1\4", kinds: int = 0, kept: bytes = b"\4", length: int = 0
+) -> bytes:
+    return bytes([len(name)]) + name + bytes([len(part)]) + part + shape + bytes([kinds]) + kept + bytes([length])
+
+
+def test_every_prefix_and_every_longer_payload(payload):
+    blob = pack(payload)
+    for size in range(len(blob)):
+        with pytest.raises(WireError):
+            unpack(blob[:size])
+    for more in (b"\0", blob, b"\0" * 100):
+        with pytest.raises(WireError):
+            unpack(blob + more)
+        with pytest.raises(WireError):
+            unpack(seal(blob + more))
+
+
+def test_every_flipped_bit(payload):
+    blob = pack(payload)
+    for at in range(len(blob)):
+        for bit in range(8):
+            with pytest.raises(WireError):
+                unpack(blob[:at] + bytes([blob[at] ^ 1 << bit]) + blob[at + 1 :])
+
+
+def test_another_version_is_named(payload):
+    with pytest.raises(WireError, match="format version 2"):
+        unpack(seal(b"thw\2" + pack(payload)[4:]))
+
+
+@pytest.mark.parametrize(("field", "value"), [("run", 8), ("kind", "state"), ("version", 5), ("limit", 100)])
+def test_another_run_kind_version_or_size(payload, field, value):
+    with pytest.raises(WireError, match=field if field != "limit" else "at most 100"):
+        unpack(pack(payload), dataclasses.replace(expect(payload), **{field: value}))
+
+
+def test_unknown_leaf_and_other_shape(payload):
+    with pytest.raises(WireError, match=r"leaf 'q' \(b\): not among"):
+        unpack(pack(payload), Expect({("q", "a"): (20, 30)}))
+    with pytest.raises(WireError, match=r"leaf 'q' \(b\): shape \(20, 30\), expected \(30, 20\)"):
+        unpack(pack(payload), Expect({("q", "a"): (20, 30), ("q", "b"): (30, 20)}))
+
+
+def test_leaves_may_be_a_subset(payload):
+    more = Expect({("q", "a"): (20, 30), ("q", "b"): (20, 30), ("z", "a"): (1,)})
+    assert len(unpack(pack(payload), more).leaves) == 2
+
+
+def test_decoded_size_is_limited_before_decoding():
+    blob = pack(floats((1 << 22,), All(), torch.zeros(1 << 22)))
+    assert len(blob) < 1000
+    tracemalloc.start()
+    with pytest.raises(WireError, match="decoded leaves take 16777216 bytes"):
+        open_payload(blob, Expect({KEY: (1 << 22,)}, limit=1 << 20))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("blob", "words"),
+    [
+        (b"", "no thinwire payload"),
+        (b"PK\3\4" + b"\0" * 40, "no thinwire payload"),
+        (
+            build(line(kept=b"\x80\x80\x80\x80\x80\x80\x80\x80\x10", kinds=16)),
+            "number of values is 1152921504606846976",
+        ),
+        (build(line(shape=b"\1\x80\x80\x80\x80\x80\x80\x80\x80\x10")), "dimension is 1152921504606846976"),
+        (build(line(shape=b"\2\x80\x80\x80\x80\x40\x80\x80\x80\x80\x40")), "more than 2\\^48 values"),
+        (build(line(shape=b"\x09" + b"\1" * 9)), "number of dimensions is 9"),
+        (build(line(kinds=3 << 4)), "kind of leaf"),
+        (build(line(kinds=15)), "kind of values 15"),
+        (build(line(kept=b"\3")), "3 of 4 values in a dense leaf"),
+        (build(line(length=9)), "length of a leaf is 9"),
+        (build(line() + line(), head=b"\1\0\0\2"), "comes twice"),
+        (build(line(), head=b"\1\0\0\2"), "left"),
+        (build(line(), head=b"\1\0\0\0"), "bytes too many"),
+        (build(line(), bodies=b"x"), "belong to no leaf"),
+        (build(line(), head=b"\2\0\0\1"), "kind is 2"),
+        (build(line(), head=b"\1\x80\0\0\1"), "shortest form"),
+        (build(line(), head=b"\1" + b"\xff" * 10 + b"\1\0\1"), "more than 10 bytes"),
+        (build(line(), head=b"\1\0\0\xff\xff\xff\xff\1"), "number of leaves is"),
+        (build(line(name=b"\xff")), "UTF-8"),
+        (build(line()), "1 bytes announced, 0 left"),
+        (build(line(length=1), bodies=b"\x40"), "coding of floats is 64"),
+    ],
+)
+def test_claims_are_named(blob, words):
+    with pytest.raises(WireError, match=words):
+        unpack(blob)
+
+
+def test_positions_cannot_leave_the_leaf_or_repeat():
+    body = pack(floats((8, 8), Listed(torch.tensor([3, 60])), torch.ones(2)))
+    small = body.replace(b"\2\x08\x08", b"\2\x07\x08")
+    assert small != body
+    with pytest.raises(WireError):
+        unpack(seal(small))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_scales_must_be_finite(value):
+    values = Codes(torch.zeros(4, dtype=torch.uint8), 4, torch.tensor([value]))
+    with pytest.raises(WireError, match="scale"):
+        unpack(pack(one(Leaf((4,), All(), values))))
+
+
+def test_scale_and_zero_point_must_stay_finite():
+    values = Codes(
+        torch.zeros(4, dtype=torch.uint8), 4, torch.tensor([1e30]), torch.tensor([2**31 - 1], dtype=torch.int32)
+    )
+    with pytest.raises(WireError, match="beyond float32"):
+        unpack(pack(one(Leaf((4,), All(), values))))
+
+
+def test_values_may_be_any_floats():
+    odd = torch.tensor([float("nan"), float("inf"), -0.0])
+    assert unpack(pack(floats((3,), All(), odd))).leaves[KEY].values.tensor.isnan()[0]
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        Leaf((4,), All(), Floats(torch.ones(3))),
+        Leaf((4,), All(), Floats(torch.ones(4, dtype=torch.float64))),
+        Leaf((4,), Listed(torch.tensor([1, 1])), Floats(torch.ones(2))),
+        Leaf((4,), Listed(torch.tensor([2, 1])), Floats(torch.ones(2))),
+        Leaf((4,), Listed(torch.tensor([1, 4])), Floats(torch.ones(2))),
+        Leaf((4,), Seeded(-1, 0.5), Floats(torch.ones(2))),
+        Leaf((4,), Seeded(1, 1.5), Floats(torch.ones(4))),
+        Leaf((1,) * 9, All(), Floats(torch.ones(1))),
+        Leaf((4,), All(), Codes(torch.full((4,), 4, dtype=torch.uint8), 2, torch.ones(1))),
+        Leaf((4,), All(), Codes(torch.zeros(4, dtype=torch.uint8), 2, torch.ones(2))),
+    ],
+)
+def test_unsound_leaves_are_not_packed(leaf):
+    with pytest.raises(WireError, match="leaf 'layers"):
+        pack(one(leaf))
+
+
+def test_a_mask_must_keep_as_many_values_as_are_sent():
+    with pytest.raises(WireError, match="does not keep 2 values"):
+        unpack(pack(floats((100,), Seeded(1, 0.5), torch.ones(2))))
+
+
+def test_checksum_covers_everything_before_it(payload):
+    blob = pack(payload)
+    assert int.from_bytes(blob[-4:], "little") == zlib.crc32(blob[:-4])
+
+
+def test_mutants():
+    figures = run(400, seed=11)
+    assert figures["sealed"] > 200
+    assert figures["peak_bytes"] <= 2 * LIMIT
+
+
+@pytest.mark.slow
+def test_many_mutants():
+    assert run(10_000, seed=12)["decoded"] > 300

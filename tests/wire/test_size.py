@@ -1,0 +1,105 @@
+"""Packed sizes against the entropy: 1.01 times it, 64 bytes a leaf, 2 bytes a symbol in use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from thinwire.compress import Link
+from thinwire.compress.quantise import Quantise
+from thinwire.payload import All, Floats, Leaf, Listed, Payload
+from thinwire.wire import pack
+from thinwire.wire.bound import bound_bits, class_bits, global_bits, symbols_in_use
+
+from .samples import DTYPES, KEY, floats, gaussian, kept, one, positions, random_bits
+
+DENSITIES = (0.5, 0.1, 0.04, 0.01)
+KINDS = ("even", "rows", "columns", "both")
+
+
+def within_target(leaf: Leaf) -> None:
+    size = len(pack(one(leaf)))
+    assert size <= 1.01 * bound_bits(leaf) / 8 + 64 + 2 * symbols_in_use(leaf), size * 8 / bound_bits(leaf)
+
+
+def a_leaf(rng: np.random.Generator, kind: str, density: float, dtype: torch.dtype) -> Leaf:
+    shape = (2048, 512) if density < 0.04 else (512, 600)
+    places = positions(rng, shape, density, kind)
+    return Leaf(shape, places, Floats(gaussian(rng, kept(shape, places)).to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("kind", [*KINDS, "seeded"])
+def test_floats_at_the_entropy(kind, density, dtype):
+    leaf = a_leaf(np.random.default_rng(1), kind, density, dtype)
+    assert leaf.kept >= 8_000
+    within_target(leaf)
+
+
+@pytest.mark.parametrize("per", ["tensor", "row", "channel"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", ["even", "rows", "all", "seeded"])
+def test_codes_at_the_entropy(kind, symmetric, bits, per):
+    rng = np.random.default_rng(2)
+    shape = (512, 600)
+    places = positions(rng, shape, 0.1, kind)
+    leaf = Leaf(shape, places, Floats(gaussian(rng, kept(shape, places))))
+    link = Link(None, None, 5)  # type: ignore[arg-type]
+    within_target(Quantise(bits, per, symmetric)({KEY: leaf}, link)[KEY])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dense_floats_at_the_entropy(dtype):
+    rng = np.random.default_rng(3)
+    within_target(Leaf((300, 400), All(), Floats(gaussian(rng, 120_000).to(dtype))))
+    within_target(Leaf((300, 400), All(), Floats(gaussian(rng, 120_000).abs().to(dtype))))
+    within_target(Leaf((300, 400), All(), Floats(torch.full((120_000,), 0.1, dtype=dtype))))
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_several_chunks_at_the_entropy(density):
+    rng = np.random.default_rng(4)
+    shape = (int(600_000 / density / 1000), 1000)
+    places = positions(rng, shape, density, "rows")
+    within_target(Leaf(shape, places, Floats(gaussian(rng, kept(shape, places)).bfloat16())))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["all", *KINDS, "striped", "seeded"])
+def test_never_worse_than_raw(kind, dtype):
+    rng, named = np.random.default_rng(5), 40
+    for shape in ((3, 4), (20, 30), (500, 300)):
+        places = positions(rng, shape, 0.5, kind)
+        count = kept(shape, places)
+        place = {"all": 0, "seeded": 16}.get(kind, min(shape[0] * shape[1] // 8 + 1, 4 * count))
+        size = len(pack(floats(shape, places, random_bits(rng, count, dtype))))
+        assert size <= named + place + count * dtype.itemsize + 48
+
+
+def test_unequal_rows_are_paid_for():
+    rng = np.random.default_rng(6)
+    chance = 0.04 * np.exp(rng.standard_normal((3072, 1)) - 0.5)
+    indices = torch.from_numpy(np.flatnonzero(rng.random((3072, 512)) < chance))
+    leaf = Leaf((3072, 512), Listed(indices), Floats(torch.ones(len(indices))))
+    assert class_bits(leaf) < 0.92 * global_bits(leaf)
+    assert 8 * len(pack(one(leaf))) < 0.93 * global_bits(leaf)
+
+
+def test_repeated_positions_and_values_cost_little():
+    indices = torch.arange(0, 200_000, 10)
+    payload = floats((1000, 200), Listed(indices), (torch.arange(20_000) % 100).float())
+    assert len(pack(payload)) < 1500
+
+
+def test_names_cost_little():
+    tensor = torch.ones(4)
+    leaves = {
+        (f"base_model.model.model.layers.{layer}.self_attn.{site}_proj", part): Leaf((4,), All(), Floats(tensor))
+        for layer in range(28)
+        for site in "qkvo"
+        for part in "ab"
+    }
+    assert len(pack(Payload("change", 0, 0, leaves))) < 24 * len(leaves)
