@@ -7,9 +7,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thinwire import __version__
 from thinwire.settings import ConfigError
+
+if TYPE_CHECKING:
+    from thinwire.config import Recipe
 
 EPILOG = """examples:
   thinwire run                                    the embedded default: four owners, FedSRD, about a minute
@@ -28,11 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"thinwire: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("thinwire: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"thinwire: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(f"thinwire: {words(error)}", file=sys.stderr)
         return 1
 
 
@@ -47,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"thinwire {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_run(commands)
-    methods = commands.add_parser("methods", help="list the methods: paper, what travels, fields with defaults and ranges")
+    methods = commands.add_parser("methods", help="list the methods: paper, what travels, fields and their ranges")
     methods.add_argument("--json", action="store_true", help="for programs")
     methods.set_defaults(run=show_methods)
     data = commands.add_parser("data", help="show who holds what under a recipe, without training")
@@ -72,10 +79,10 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     recipe_options(run)
     run.add_argument("--method", metavar="NAME", help="short for --set method.name=NAME")
-    run.add_argument("--rounds", type=int, metavar="N", help="short for --set federation.rounds=N; may be raised on --resume")
+    run.add_argument("--rounds", type=int, metavar="N", help="short for --set federation.rounds=N; more on --resume")
     run.add_argument("--seed", type=int, metavar="N", help="short for --set run.seed=N")
     run.add_argument("--output", metavar="DIR", help="short for --set run.output=DIR")
-    run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR after a stop, a crash, or for longer")
+    run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR after a stop, or for longer")
     run.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
     run.set_defaults(run=run_recipe)
 
@@ -94,42 +101,64 @@ def run_recipe(options: argparse.Namespace) -> int:
     if options.resume:
         given = [name for name in ("recipe", "method", "seed", "output") if getattr(options, name) is not None]
         if given or options.set:
-            raise ConfigError(f"--resume: the run has its recipe already; allowed beside it is --rounds, not {(given or ['--set'])[0]}")
+            wrong = (given or ["--set"])[0]
+            raise ConfigError(f"--resume: the run has its recipe already; allowed beside it is --rounds, not {wrong}")
         return play(options, None)
     short = {"method": "method.name", "rounds": "federation.rounds", "seed": "run.seed", "output": "run.output"}
-    changes = [f"{key}={json.dumps(getattr(options, name))}" for name, key in short.items() if getattr(options, name) is not None]
+    values = {key: getattr(options, name) for name, key in short.items()}
+    changes = [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
     return play(options, load_recipe(options.recipe, [*options.set, *changes]))
 
 
-def play(options: argparse.Namespace, recipe: object) -> int:
-    """Start or continue a run and show it."""
+def play(options: argparse.Namespace, new: Recipe | None) -> int:
+    """Start a new recipe, or continue the run that the options name, and show it."""
     from thinwire.report.live import silence_libraries, watch
     from thinwire.report.table import print_summary
 
     silence_libraries()
-    from thinwire.simulation import run as simulation
-    from thinwire.simulation.directory import RunDirectory, free_directory
-    from thinwire.simulation.rounds import AllRefused
+    from safetensors import SafetensorError
 
-    if options.resume:
+    from thinwire.simulation import run as simulation
+    from thinwire.simulation.checkpoint import CheckpointError
+    from thinwire.simulation.directory import RunDirectory, as_json, free_directory
+    from thinwire.simulation.rounds import RunStopped
+
+    if new is None:
         directory = RunDirectory(options.resume)
-        recipe = simulation.longer(directory.recipe(), options.rounds)
+        recipe = simulation.checked(simulation.longer(directory.recipe(), options.rounds))
         directory.write_recipe(recipe)
     else:
-        recipe = simulation.checked(recipe)
+        recipe = simulation.checked(new)
         name = f"{recipe.method['name']}-seed{recipe.run.seed}"
         directory = RunDirectory(Path(recipe.run.output) if recipe.run.output else free_directory(name))
     try:
         with watch(directory.path, quiet=options.json) as watcher:
-            summary = simulation.run(recipe, directory, watcher, resume=bool(options.resume))
-    except AllRefused as error:
-        print(f"thinwire: {error}\nThe last good checkpoint is kept in {directory.checkpoints}", file=sys.stderr)
+            summary = simulation.run(recipe, directory, watcher, resume=new is None)
+    except CheckpointError as error:
+        print(f"thinwire: no checkpoint in {directory.path} can be used: {error}", file=sys.stderr)
+        return 1
+    except (RunStopped, OSError, SafetensorError) as error:
+        print(f"thinwire: {words(error)}{again(directory.path)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nthinwire: interrupted. Continue with: thinwire run --resume {directory.path}", file=sys.stderr)
+        print(f"\nthinwire: interrupted{again(directory.path)}", file=sys.stderr)
         return 130
-    print(json.dumps(summary, indent=1)) if options.json else print_summary(summary)
+    print(as_json(summary, indent=1)) if options.json else print_summary(summary)
     return 0
+
+
+def again(path: Path) -> str:
+    """How to go on, if there is a run to go on with."""
+    if not (path / "config.json").is_file():
+        return ""
+    return f"\nThe last good checkpoint is kept. Continue with: thinwire run --resume {path}"
+
+
+def words(error: Exception) -> str:
+    """An error in one line, with the file it is about."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    return str(error)
 
 
 def show_methods(options: argparse.Namespace) -> int:
@@ -140,6 +169,8 @@ def show_methods(options: argparse.Namespace) -> int:
 
 
 def show_data(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from thinwire.config import load_recipe
     from thinwire.report.live import silence_libraries
 
@@ -151,7 +182,14 @@ def show_data(options: argparse.Namespace) -> int:
 
     dataset = load(recipe.data, recipe.run.seed)
     clients, _, skipped = encode_all(dataset, load_base(recipe.model, "cpu").tokenizer, recipe.data)
-    summary.show(dataset, clients, skipped, options.picture)
+    console = Console()
+    console.print(summary.table(dataset, clients))
+    if skipped:
+        listed = ", ".join(f"{name} {count}" for name, count in skipped.items())
+        console.print(f"records without room for a response: {listed}", markup=False)
+    if options.picture:
+        summary.picture(dataset, options.picture)
+        console.print(f"picture: {options.picture}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -20,7 +20,7 @@ class ModelConfig:
 
     name: str = setting("embedded", "`embedded`, a folder, or the name of a model on the Hugging Face hub")
     dtype: str = setting("float32", "dtype of the frozen base; factors are float32 always", choices=DTYPES)
-    bits: int | None = setting(None, "load the base in 8 or 4 bits through bitsandbytes (needs a CUDA device)", low=4, high=8)
+    bits: int | None = setting(None, "load the base in 8 or 4 bits by bitsandbytes (CUDA only)", low=4, high=8)
     adapter: str | None = setting(None, "folder of a PEFT LoRA adapter to start from")
 
 
@@ -40,7 +40,7 @@ class LoraConfig:
 class DataConfig:
     """Examples, and who holds which."""
 
-    source: str = setting("generator", "`generator`, a folder or file (JSONL, CSV, Parquet), or a Hugging Face data set")
+    source: str = setting("generator", "`generator`, a folder or file (JSONL, CSV, Parquet), or a hub data set")
     clients: tuple[str, ...] = setting((), "domains or files that are clients; empty: all that the source has")
     evaluate: tuple[str, ...] = setting((), "further domains that are only evaluated (out of domain)")
     partition: str = setting("file", "how examples become clients", choices=("file", "column", "iid", "dirichlet"))
@@ -65,7 +65,7 @@ class FederationConfig:
     rounds: int = setting(10, "communication rounds", low=1)
     clients_per_round: int | None = setting(None, "clients sampled in each round; none: all", low=1)
     drop: float = setting(0.0, "probability that a client drops out in mid-round", low=0, below=1)
-    join: dict[str, int] = setting(doc="client -> first round in which it takes part", factory=dict)
+    join: dict[str, int] = setting(doc="client -> first round in which it takes part", factory=dict, low=0)  # noqa: RUF009
     weights: str = setting("uniform", "weights p_k of the clients", choices=("uniform", "examples"))
 
 
@@ -136,14 +136,14 @@ def load_recipe(path: Path | None, changes: Sequence[str] = ()) -> Recipe:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary. Raises: ConfigError if it is missing or malformed, with the place."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"recipe {str(path)!r}: no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"recipe {str(path)!r}: is a folder; allowed is a TOML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"recipe {str(path)!r}: is no UTF-8 text; allowed is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {str(path)!r}: malformed TOML: {error}") from None
 
 
@@ -154,15 +154,19 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     if not equals or not dot or not key:
         raise ConfigError(f"--set {change!r}: allowed is SECTION.KEY=VALUE, for example train.learning_rate=1e-3")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+        parsed = tomllib.loads(f"value = {text.strip()}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    value = parsed["value"] if len(parsed) == 1 else text.strip()
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{section} = {table!r}: allowed is a table")
     *path, last = key.split(".")
-    for part in path:
+    for place, part in enumerate(path):
         table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            name = ".".join([section, *path[: place + 1]])
+            raise ConfigError(f"--set {change!r}: {name} = {table!r} is no table; allowed is {name}=VALUE")
     table[last] = value
 
 
@@ -177,7 +181,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     sections = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
     method = dict(values.get("method", {"name": "fedsrd"}))
     if not isinstance(method.get("name"), str):
-        raise ConfigError(f"method.name = {method.get('name')!r}: allowed is the name of a method (see: thinwire methods)")
+        raise ConfigError(f"method.name = {method.get('name')!r}: allowed is a method's name (see: thinwire methods)")
     recipe = Recipe(method=method, **sections)
     cross_check(recipe)
     return recipe
@@ -189,9 +193,9 @@ def cross_check(recipe: Recipe) -> None:
     if model.bits not in (None, 4, 8):
         raise ConfigError(f"model.bits = {model.bits}: allowed is 4, 8 or nothing")
     if train.optimizer == "adamw" and train.momentum:
-        raise ConfigError(f"train.momentum = {train.momentum}: allowed with train.optimizer = sgd only (AdamW has its own)")
-    if data.partition in ("column", "dirichlet") and data.column is None:
-        raise ConfigError(f"data.column is missing: data.partition = {data.partition} needs the name of a column")
-    horizon = train.horizon or recipe.federation.rounds
-    if train.warmup > horizon * train.steps and train.epochs is None:
-        raise ConfigError(f"train.warmup = {train.warmup}: allowed is at most {horizon * train.steps}, all steps of the schedule")
+        raise ConfigError(f"train.momentum = {train.momentum}: allowed with train.optimizer = sgd only")
+    if data.partition == "column" and data.column is None:
+        raise ConfigError("data.column is missing: data.partition = column needs the name of a column")
+    most = (train.horizon or recipe.federation.rounds) * train.steps
+    if train.warmup > most and train.epochs is None:
+        raise ConfigError(f"train.warmup = {train.warmup}: allowed is at most {most}, all steps of the schedule")

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the text names the field, the value and what is allowed."""
+    """A setting is unknown, of the wrong type or out of range; the text names field, value and what is allowed."""
 
 
 def setting(
@@ -28,7 +28,7 @@ def setting(
     choices: Iterable[str] | None = None,
     factory: Any = dataclasses.MISSING,
 ) -> Any:
-    """A dataclass field with its meaning and its range: `low <= x <= high`, `above < x < below`, or one of `choices`."""
+    """A dataclass field with its meaning and range: `low <= x <= high`, `above < x < below`, or one of `choices`."""
     limits = {"low": low, "high": high, "above": above, "below": below, "choices": tuple(choices) if choices else None}
     metadata = {"doc": doc} | {key: value for key, value in limits.items() if value is not None}
     return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
@@ -59,14 +59,15 @@ def check(instance: Any, where: str = "") -> None:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """An instance of dataclass `cls` from a mapping. Raises: ConfigError for an unknown key (with the nearest one) or a bad value."""
+    """An instance of dataclass `cls`. Raises: ConfigError for an unknown key (with the nearest one) or a bad value."""
     known = {spec.name: spec for spec in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise unknown(f"{where}.{key}" if where else key, key, known)
     missing = [n for n, s in known.items() if n not in values and _required(s)]
     if missing:
-        raise ConfigError(f"{where}.{missing[0]} is missing: {known[missing[0]].metadata.get('doc', 'it must be given')}")
+        meaning = known[missing[0]].metadata.get("doc", "it must be given")
+        raise ConfigError(f"{where}.{missing[0]} is missing: {meaning}")
     instance = cls(**values)
     check(instance, where)
     return instance
@@ -76,8 +77,8 @@ def unknown(name: str, key: str, known: Iterable[str]) -> ConfigError:
     """The error for a key or name that does not exist, with the nearest one that does."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"{name} is unknown{hint} Allowed: {', '.join(known)}" if hint else f"{name} is unknown. Allowed: {', '.join(known)}")
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return ConfigError(f"{name} is unknown{hint} Allowed: {', '.join(known)}")
 
 
 _SIGNS = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
@@ -100,7 +101,7 @@ def _type_name(annotation: Any) -> str:
     if origin is tuple:
         return f"a list of {_type_name(get_args(annotation)[0])}"
     if origin is dict:
-        return "a table"
+        return f"a table of {_type_name(get_args(annotation)[1])} by name"
     return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(annotation, str(annotation))
 
 
@@ -115,9 +116,13 @@ def _coerce(value: Any, annotation: Any) -> Any:
         items = [_coerce(item, args[0]) for item in value] if isinstance(value, list | tuple) else [_WRONG]
         return _WRONG if any(item is _WRONG for item in items) else tuple(items)
     if origin is dict:
-        return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else _WRONG
+        if not isinstance(value, dict):
+            return _WRONG
+        entries = {key: _coerce(item, args[1]) for key, item in value.items()}
+        bad = any(item is _WRONG or not isinstance(key, str) for key, item in entries.items())
+        return _WRONG if bad else entries
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else _WRONG
     if annotation is int and isinstance(value, bool):
         return _WRONG
     return value if isinstance(value, annotation) else _WRONG
@@ -126,6 +131,8 @@ def _coerce(value: Any, annotation: Any) -> Any:
 def _in_range(value: Any, meta: Mapping[str, Any]) -> bool:
     if value is None:
         return True
+    if isinstance(value, dict):
+        return all(_in_range(item, meta) for item in value.values())
     if "choices" in meta:
         items = value if isinstance(value, tuple) else (value,)
         return all(item in meta["choices"] for item in items)

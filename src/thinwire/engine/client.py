@@ -35,7 +35,9 @@ class Sending:
     lost: ClientState
 
 
-def receive(held: Adapters, version: int | None, blobs: Sequence[bytes], start: Adapters, run: int) -> tuple[Adapters, int]:
+def receive(
+    held: Adapters, version: int | None, blobs: Sequence[bytes], start: Adapters, run: int
+) -> tuple[Adapters, int]:
     """The global adapters after the server's messages, applied in order, and their version.
 
     `start` is what the seed gives and a state message builds on. Raises: WireError for bytes that do not fit.

@@ -54,13 +54,13 @@ class Outcome:
 
 
 def begin(start: Adapters, run: int, initial: Adapters | None = None) -> Server:
-    """A server at version 0. `start` follows from the seed on all sides; `initial` (an adapter to continue) must travel."""
+    """A server at version 0. `start` follows from the seed on all sides; `initial`, an adapter to continue, travels."""
     server = Server(run, start, initial or start)
     return replace(server, log={0: state_message(server)})
 
 
 def message(server: Server, version: int | None) -> list[bytes]:
-    """What brings a client from `version` (None: it holds nothing) to the server's: what it missed or a state, the smaller."""
+    """What brings a client from `version` (None: it holds nothing) to the server's: what it missed or a state."""
     missed = range(0 if version is None else version + 1, server.version + 1)
     state = [state_message(server)]
     if any(number not in server.log for number in missed):

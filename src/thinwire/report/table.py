@@ -23,11 +23,12 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, method {seconds['method']:.1f}, "
         f"wire {seconds['wire']:.1f}; {summary['threads']} threads, peak {summary['peak_rss_mb']:.0f} MB"
     )
-    console.print(f"adapter (PEFT): {directory}/adapter   summary: {directory}/summary.json   metrics: {directory}/metrics.jsonl")
+    places = {"adapter (PEFT)": "adapter", "summary": "summary.json", "metrics": "metrics.jsonl"}
+    console.print("   ".join(f"{what}: {directory}/{name}" for what, name in places.items()))
     if "alone" in next(iter(summary["score"].values())):
         console.print(
-            "own: a domain's own specialist; alone: the mean over all specialists, each trained as long as the federated model. "
-            "Scored on held-out examples.",
+            "own: a domain's own specialist; alone: the mean over all specialists, each trained as long as the "
+            "federated model. Scored on held-out examples.",
             style="dim",
         )
 

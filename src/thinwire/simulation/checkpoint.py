@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run as one safetensors file and a manifest, written atomically, the last two kept."""
+"""Checkpoints: the whole state of a run as a safetensors file and a manifest, written atomically, the last two kept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def save(state: State, folder: Path) -> None:
 
 
 def load(folder: Path, start: Adapters, run: int) -> tuple[State, list[str]]:
-    """The newest checkpoint that is whole, and why newer ones were passed over. Raises: CheckpointError if there is none."""
+    """The newest whole checkpoint, and why newer ones were passed over. Raises: CheckpointError if there is none."""
     problems: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
@@ -132,7 +132,9 @@ def unflatten(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], start:
     )
 
 
-def client_state(paths: Mapping[tuple[str, ...], Tensor], name: str, version: int | None, start: Adapters) -> ClientState:
+def client_state(
+    paths: Mapping[tuple[str, ...], Tensor], name: str, version: int | None, start: Adapters
+) -> ClientState:
     """One client's part of the state."""
     slots = {path[3] for path in paths if path[:3] == ("client", name, "memory")}
     optimizer = {path[3]: tensor for path, tensor in paths.items() if path[:3] == ("client", name, "optimizer")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -47,20 +48,28 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """The recipe this run was started with. Raises: ConfigError if the folder holds no run."""
+        path = self.path / "config.json"
         try:
-            return from_dict(json.loads((self.path / "config.json").read_text()))
-        except FileNotFoundError:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"--resume {self.path}: no run there (config.json is missing)") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.path / 'config.json'} is damaged: {error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} is damaged: it holds no recipe")
+        return from_dict(values)
 
-    def begin(self, recipe: Recipe) -> None:
-        """Make the folder and write the recipe and the environment. Raises: ConfigError if a run is there already."""
+    def check_free(self) -> None:
+        """Raises: ConfigError if the folder holds anything, OSError if it can be no folder."""
         if self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(
                 f"run.output = {str(self.path)!r}: the folder exists and is not empty; "
                 f"allowed is a new folder, or continue it with: thinwire run --resume {self.path}"
             )
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder and write the recipe and the environment. Raises: as `check_free`."""
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_recipe(recipe)
         write_json(self.path / "environment.json", environment())
@@ -71,13 +80,13 @@ class RunDirectory:
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl, durably."""
         with self.metrics.open("a") as stream:
-            stream.writelines(json.dumps(line) + "\n" for line in lines)
+            stream.writelines(as_json(line) + "\n" for line in lines)
             stream.flush()
             os.fsync(stream.fileno())
 
     def rewind(self, round_: int) -> None:
         """Drop the metrics of rounds that a resumed run plays again (and a line that a crash cut short)."""
-        kept = [json.dumps(line) + "\n" for line in self.lines() if line["round"] < round_]
+        kept = [as_json(line) + "\n" for line in self.lines() if line["round"] < round_]
         replace_text(self.metrics, "".join(kept))
 
     def lines(self) -> list[dict[str, Any]]:
@@ -122,16 +131,29 @@ def commit() -> str | None:
     """The commit of the source checkout thinwire runs from, None for an installed package."""
     folder = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=folder, capture_output=True, text=True, timeout=5
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 
 
 def write_json(path: Path, content: Any) -> None:
-    replace_text(path, json.dumps(content, indent=1) + "\n")
+    replace_text(path, as_json(content, indent=1) + "\n")
+
+
+def as_json(content: Any, indent: int | None = None) -> str:
+    """JSON for any reader: a number that is not finite becomes null."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """The content with null in place of numbers that are not finite."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -58,7 +58,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a checkpoint holds. round: the next to play; held, held_version: what an up-to-date client has."""
+    """All that a checkpoint holds. round: the next to play; held, held_version: what an up-to-date client has."""
 
     round: int
     server: Server
@@ -94,7 +94,8 @@ def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> 
     for client in clients:
         tell(line(client.name, ctx, delivered, trained, sendings, refused))
     if refused and len(refused) == len(present):
-        raise AllRefused(f"round {ctx.round}: no upload could be used; " + "; ".join(f"{n}: {r}" for n, r in refused.items()))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise AllRefused(f"round {ctx.round}: no upload could be used; {reasons}")
     states |= {name: sending.lost if name in refused else sending.counted for name, sending in sendings.items()}
     seconds["method"] -= seconds.get("wire", 0.0)
     return replace(
@@ -190,7 +191,8 @@ def collect(
     try:
         server, outcome = aggregate(federation.method, server, uploads, ctx)
     except ValueError as error:
-        raise Diverged(f"round {ctx.round}: the server's change is no good: {error}; a smaller learning rate may help") from None
+        text = f"round {ctx.round}: the server's change is no good: {error}; a smaller learning rate may help"
+        raise Diverged(text) from None
     return server, dict(outcome.refused)
 
 

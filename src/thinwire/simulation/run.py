@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -44,15 +44,19 @@ class Finished:
 
 
 def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool = False) -> dict[str, Any]:
-    """Play the recipe to its end and return the summary, also written to the directory. Raises: ConfigError, AllRefused."""
+    """Play the recipe to its end; the summary, also written to the directory. Raises: ConfigError, RunStopped."""
     began = time.perf_counter()
     watcher.phase("loading")
+    if not resume:
+        directory.check_free()
     session = open_session(recipe)
     if session.skipped:
-        watcher.warn("records without room for a response: " + ", ".join(f"{n} {c}" for n, c in session.skipped.items()))
+        skipped = ", ".join(f"{name} {count}" for name, count in session.skipped.items())
+        watcher.warn(f"records without room for a response: {skipped}")
+    method = session.method()
+    session.federation(method)  # names a client that does not exist before anything is written
     if not resume:
         directory.begin(recipe)
-    method = session.method()
     watcher.phase("scoring the base")
     before = session.score(session.initial, session.tests)
     state, scores = play_all(session, method, directory, watcher)
@@ -64,14 +68,16 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool 
     return summary
 
 
-def play_all(session: Session, method: Method, directory: RunDirectory, watcher: Watcher) -> tuple[State, Mapping[str, dict[str, Scores]]]:
+def play_all(
+    session: Session, method: Method, directory: RunDirectory, watcher: Watcher
+) -> tuple[State, Mapping[str, dict[str, Scores]]]:
     """All rounds of a method from where the directory stands, its adapters exported, and the test scores by owner."""
     federation = session.federation(method)
     state = first_state(session, federation, directory, watcher)
     watcher.phase(method.title, session.recipe.federation.rounds, state.round)
     while state.round < session.recipe.federation.rounds:
         lines: list[Line] = []
-        state = play(federation, state, lambda line, lines=lines: (lines.append(line), watcher.line(line))[0])  # type: ignore[misc]
+        state = play(federation, state, tell(lines, watcher))
         state, more = monitored(session, method, state, directory)
         directory.append(lines + more)
         checkpoint.save(state, directory.checkpoints)
@@ -83,6 +89,16 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
         folder = directory.adapter if len(finals) == 1 else directory.adapter / owner
         peft_bridge.export(session.model, adapters, folder)
     return state, scores
+
+
+def tell(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
+    """Keep every line, and show it."""
+
+    def told(line: Line) -> None:
+        lines.append(line)
+        watcher.line(line)
+
+    return told
 
 
 def first_state(session: Session, federation: Federation, directory: RunDirectory, watcher: Watcher) -> State:
@@ -128,7 +144,7 @@ def alone_scores(
     session: Session, method: Method, directory: RunDirectory, watcher: Watcher, scores: Mapping[str, dict[str, Scores]]
 ) -> Mapping[str, dict[str, Scores]]:
     """Test scores of every client's own specialist, trained as long as the federated model; empty if not asked for."""
-    if method.name == "local":
+    if not method.federates and not method.pooled:
         return scores
     if not session.recipe.run.references or method.pooled:
         return {}
@@ -148,7 +164,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything a reader or a program wants to know of a finished run."""
     federation = session.federation(method)
-    last = [deliver(federation, state, client) for client in federation.clients if state.clients[client.name].version is not None]
+    joined = [client for client in federation.clients if state.clients[client.name].version is not None]
+    last = [deliver(federation, state, client) for client in joined]
     totals = state.totals
     bytes_up, bytes_down = totals.bytes_up, totals.bytes_down + sum(last)
     deliveries = totals.deliveries + sum(1 for size in last if size)
@@ -176,7 +193,10 @@ def summarise(
 
 
 def compare(
-    before: Mapping[str, Scores], scores: Mapping[str, dict[str, Scores]], alone: Mapping[str, dict[str, Scores]], what: str
+    before: Mapping[str, Scores],
+    scores: Mapping[str, dict[str, Scores]],
+    alone: Mapping[str, dict[str, Scores]],
+    what: str,
 ) -> dict[str, dict[str, float]]:
     """One figure by domain: before, own (the domain's specialist), alone (mean over specialists), after."""
     table = {}
@@ -200,7 +220,7 @@ def longer(recipe: Recipe, rounds: int | None) -> Recipe:
     if rounds is None:
         return recipe
     if rounds < recipe.federation.rounds:
-        raise ConfigError(f"--rounds {rounds}: allowed is at least {recipe.federation.rounds}, what the run was started with")
+        raise ConfigError(f"--rounds {rounds}: allowed is at least {recipe.federation.rounds}, as many as it had")
     horizon = recipe.train.horizon or recipe.federation.rounds
     return replace(
         recipe,
@@ -210,6 +230,9 @@ def longer(recipe: Recipe, rounds: int | None) -> Recipe:
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """The recipe, with its method's fields checked before anything heavy is loaded. Raises: ConfigError."""
+    """The recipe with its method checked, and with the number of threads that a resumed run must use too.
+
+    Raises: ConfigError.
+    """
     method_of(recipe)
-    return recipe
+    return replace(recipe, run=replace(recipe.run, threads=recipe.run.threads or torch.get_num_threads()))

@@ -50,11 +50,13 @@ class Session:
         examples = dict(self.clients)
         config = recipe.federation
         if method.pooled:
-            examples = {EVERYONE: [example for name in examples for example in examples[name]]}
+            owner = EVERYONE if len(examples) > 1 else next(iter(examples))
+            examples = {owner: [example for name in examples for example in examples[name]]}
             config = replace(config, clients_per_round=None, drop=0.0, join={})
         clients = [Client(name, index, len(examples[name])) for index, name in enumerate(sorted(examples))]
         if unknown := sorted(set(config.join) - set(examples)):
-            raise ConfigError(f"federation.join.{unknown[0]}: no such client; allowed are {', '.join(sorted(examples))}")
+            names = ", ".join(sorted(examples))
+            raise ConfigError(f"federation.join.{unknown[0]}: no such client; allowed are {names}")
         trainer = Trainer(self.base, self.model, recipe.train, recipe.federation.rounds)
         together = (recipe.federation.clients_per_round or len(self.clients)) if method.pooled else 1
         return Federation(method, config, clients, examples, trainer.train, recipe.run.seed, together)
