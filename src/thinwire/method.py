@@ -144,17 +144,22 @@ class Method:
         """Share of what compression left out that is added to the sender's next change (error feedback); 0: none."""
         return 0.0
 
-    def contribute(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
-        """One client's term of the server's weighted sum at one site; any named tensors."""
+    def prepare(self, site: LowRank, ctx: Context) -> Any:
+        """What every client's term needs of the site, computed once: the site itself, or more."""
+        return site
+
+    def contribute(self, site: Any, change: Parts, ctx: Context) -> Parts:
+        """One client's term of the server's weighted sum at one (prepared) site; any named tensors."""
         return change
 
-    def finish(self, site: LowRank, sums: Parts, ctx: Context) -> Parts:
+    def finish(self, site: Any, sums: Parts, ctx: Context) -> Parts:
         """The site's global change from the weighted sum of the terms."""
         return sums
 
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         """The site's global change: `finish` of the weighted sum. Overridden where a method is no sum of terms."""
-        return self.finish(site, weighted_sum((p, self.contribute(site, change, ctx)) for p, change in uploads), ctx)
+        ready = self.prepare(site, ctx)
+        return self.finish(ready, weighted_sum((p, self.contribute(ready, change, ctx)) for p, change in uploads), ctx)
 
     def personal(self, view: Adapters, memory: Memory) -> Adapters:
         """The adapters a client ends with: the global ones unless the method keeps its own."""

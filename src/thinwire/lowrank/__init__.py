@@ -26,18 +26,18 @@ from thinwire.lowrank.factors import (
     unit_weights,
 )
 from thinwire.lowrank.mean import best_of_few, mean_product
-from thinwire.lowrank.project import bounded_shift, cross, project, spectrum
+from thinwire.lowrank.project import Fixed, bounded_shift, project
 from thinwire.lowrank.stream import best_of_many
 
 __all__ = [
     "RANK_TOLERANCE",
+    "Fixed",
     "LowRank",
     "basis",
     "best_of_few",
     "best_of_many",
     "best_of_mean",
     "bounded_shift",
-    "cross",
     "distance",
     "gram",
     "inner",
@@ -46,7 +46,6 @@ __all__ = [
     "norm",
     "outside",
     "project",
-    "spectrum",
     "split",
     "stack",
     "truncate",
@@ -57,9 +56,9 @@ FEW = 4
 """Up to this many clients `best_of_few` is the faster; its cost grows with their square, its memory with them."""
 
 
-def best_of_mean(site: LowRank, terms: Collection[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """M and `B'(W_r - B (A + M))`, what `project` asks for, with W_r the best rank-r `sum_k p_k (B + dB_k)(A + dA_k)`.
+def best_of_mean(fixed: Fixed, a: Tensor, terms: Collection[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """M and `U'(W_r - B (A + M))`, what `fixed.solve` asks for; W_r: the best rank-r `sum_k p_k (B + dB_k)(A + dA_k)`.
 
-    terms: (p_k, dA_k, dB_k); weights sum to 1. Shapes, cost and error: `best_of_few` and `best_of_many`.
+    fixed: B = U diag(s) V'. terms: (p_k, dA_k, dB_k), weights sum to 1. See `best_of_few` and `best_of_many`.
     """
-    return best_of_few(site, terms) if len(terms) <= FEW else best_of_many(site, terms)
+    return best_of_few(fixed, a, terms) if len(terms) <= FEW else best_of_many(fixed, a, terms)

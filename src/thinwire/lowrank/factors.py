@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,11 +58,9 @@ def mean(terms: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """`x' y` in float64, block of rows by block of rows. Shapes: (..., N, m), (..., N, n) -> (..., m, n)."""
-    total = x.new_zeros((*x.shape[:-2], x.shape[-1], y.shape[-1]), dtype=torch.float64)
-    for start in range(0, x.shape[-2], BLOCK):
-        rows = slice(start, start + BLOCK)
-        total += x[..., rows, :].double().mT @ y[..., rows, :].double()
-    return total
+    blocks = [slice(start, start + BLOCK) for start in range(0, x.shape[-2], BLOCK)]
+    products = (x[..., rows, :].double().mT @ y[..., rows, :].double() for rows in blocks)
+    return functools.reduce(Tensor.add_, products)
 
 
 def inner(x: LowRank, y: LowRank) -> Tensor:

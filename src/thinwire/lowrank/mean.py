@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from thinwire.lowrank.factors import BLOCK, LowRank
+from thinwire.lowrank.project import Fixed
 
 Terms = Iterable[tuple[float, Tensor, Tensor]]
 """(p_k, dA_k (r, I), dB_k (O, r)) by client; the weights sum to 1; may be gone through more than once."""
@@ -45,34 +47,32 @@ def differences(terms: Terms) -> tuple[tuple[Tensor, Tensor], list[tuple[float, 
     return means, rest
 
 
-def best_of_few(site: LowRank, terms: Terms) -> tuple[Tensor, Tensor]:
-    """M (r, I), the mean dA, and `B'(W_r - B (A + M))` (r, I), float64, for the best rank-r W_r of the mean product.
+def best_of_few(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """M (r, I), the mean dA, and `U'(W_r - B (A + M))` (r, I) for the best rank-r W_r of the mean product W.
 
-    The product is `L diag(w) R` with L = [B + mean dB, db_j], R likewise, of inner rank K r. One float64 Gram matrix a
-    side and one SVD of size K r; the rest `W - W_r` is formed as such, never as a difference of two products.
-    Cost: O((O + I) (K r)^2 + (K r)^3). Error: 1e-16 of the largest singular value of W.
+    `fixed` is B, in whose span U the result is wanted. W is `L diag(w) R'` with L = [B + mean dB, db_j], R likewise, of
+    inner rank K r. One float64 Gram matrix a side and one SVD of size K r; what W_r leaves out is formed as such, never
+    as a difference of two products. Cost: O((O + I) (K r)^2 + (K r)^3). Error: 1e-7 of the result.
     """
     (mean_a, mean_b), rest = differences(terms)
-    rank = site.rank
-    left = [(site.b,), (mean_b,), *((db,) for _, _, db in rest)]
-    right = [(site.a.mT, mean_a.mT), *((da.mT,) for _, da, _ in rest)]
-    shares = torch.tensor([1.0, *(share for share, _, _ in rest)], dtype=torch.float64, device=site.a.device)
+    rank = a.shape[0]
+    shares = torch.tensor([1.0, *(share for share, _, _ in rest)], dtype=torch.float64, device=a.device)
     shares = shares.repeat_interleave(rank)
     roots = shares.sqrt()
-    parts = block_gram(left)
-    from_b = parts[:rank, rank:].clone()
-    linear = from_b * shares
-    from_b[:, :rank] += parts[:rank, :rank]
-    whole = parts[rank:, rank:].clone()
-    whole[:rank] += parts[:rank, rank:]
-    whole[:, :rank] += parts[rank:, :rank]
-    whole[:rank, :rank] += parts[:rank, :rank]
-    factor, basis = root_of_gram(whole * torch.outer(roots, roots))
+    parts = block_gram([(fixed.b,), (mean_b,), *((db,) for _, _, db in rest)])
+    right = [(a.mT, mean_a.mT), *((da.mT,) for _, da, _ in rest)]
+    seen = fixed.turn(parts[:rank])
+    factor, basis = root_of_gram(_joined(_joined(parts, rank).mT, rank) * torch.outer(roots, roots))
     other, _ = root_of_gram(block_gram(right) * torch.outer(roots, roots))
     top = torch.linalg.svd(factor.mT @ other)[0][:, :rank]
-    seen, left_over = (from_b * roots) @ basis, factor.mT
-    seen, left_over = seen - (seen @ top) @ top.mT, left_over - top @ (top.mT @ left_over)
-    return mean_a, combine(linear - (seen @ left_over) * roots, right)
+    left, right_over = (_joined(seen, rank) * roots) @ basis, factor.mT
+    left, right_over = left - (left @ top) @ top.mT, right_over - top @ (top.mT @ right_over)
+    return mean_a, combine(seen[:, rank:] * shares - (left @ right_over) * roots, right)
+
+
+def _joined(x: Tensor, rank: int) -> Tensor:
+    """The columns of x (m, n) with the first `rank` added to the next, (m, n - rank): B and its mean change as one."""
+    return torch.cat([x[:, :rank] + x[:, rank : 2 * rank], x[:, 2 * rank :]], dim=1)
 
 
 def root_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,11 +101,10 @@ def block_gram(blocks: Sequence[tuple[Tensor, ...]]) -> Tensor:
 
 
 def combine(coefficients: Tensor, blocks: Sequence[tuple[Tensor, ...]]) -> Tensor:
-    """`coefficients @ L'` (m, N) in float64, with L as in `block_gram`."""
-    out = coefficients.new_empty((coefficients.shape[0], blocks[0][0].shape[0]))
-    for where, rows in _row_blocks(blocks):
-        torch.mm(coefficients, rows.mT, out=out[:, where])
-    return out
+    """`coefficients @ L'` (m, N) with L as in `block_gram`, in the dtype of the blocks."""
+    parts = coefficients.to(blocks[0][0].dtype).split(blocks[0][0].shape[1], dim=1)
+    products = ((part, tensor.mT) for part, block in zip(parts, blocks, strict=True) for tensor in block)
+    return functools.reduce(lambda total, pair: total.addmm_(*pair), products, torch.mm(*next(products)))
 
 
 def _row_blocks(blocks: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[slice, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,55 +13,65 @@ GRAM_LIMIT = 1e-4
 """Below this ratio of singular values the Gram matrix is too coarse, and QR and an SVD of R take its place."""
 
 
-def cross(site: LowRank, da: Tensor, db: Tensor) -> Tensor:
-    """`B' dB (A + dA)` (r, I), float64: what one client's change adds beyond `B dA`, seen from the fixed factor B."""
-    return gram(site.b, db) @ (site.a + da).double()
+@dataclass(frozen=True)
+class Fixed:
+    """A factor that stays as it is, `b = U diag(s) V'`, float64, with all that a solve on it needs."""
+
+    b: Tensor  # (..., O, r)
+    s: Tensor  # (..., r), ascending; 0 for those below RANK_TOLERANCE of the largest
+    v: Tensor  # (..., r, r)
+
+    @classmethod
+    def of(cls, b: Tensor) -> Fixed:
+        """Error of s: 1e-16 cond(b)^2 relative while cond(b) <= 1e4, 1e-16 cond(b) beyond."""
+        b = b.double()
+        values, v = torch.linalg.eigh(gram(b, b))
+        s = values.clamp(min=0).sqrt()
+        if bool((s[..., 0] < s[..., -1] * GRAM_LIMIT).any()):
+            _, s, vt = torch.linalg.svd(torch.linalg.qr(b, mode="r")[1])
+            s, v = s.flip(-1), vt.mT.flip(-1)
+        return cls(b, torch.where(s > s[..., -1:] * RANK_TOLERANCE, s, 0.0), v)
+
+    def see(self, x: Tensor) -> Tensor:
+        """`U' x` (..., r, n), float64, for x (..., O, n): its coordinates in the span of b; 0 along what s drops."""
+        return self.turn(gram(self.b, x))
+
+    def turn(self, x: Tensor) -> Tensor:
+        """`U' x` from `b' x`."""
+        return _inverse(self.s)[..., None] * (self.v.mT @ x)
+
+    def solve(self, mean: Tensor, seen: Tensor, damping: float | None = None) -> Tensor:
+        """The change DA (..., r, I) for which `b @ DA` is nearest D, given M (`mean`) and `U'(D - b M)` (`seen`).
+
+        damping None: the bounded rule, `DA = M + (b'b + lambda I)^-1 b'(D - b M)` with the smallest lambda for which
+        the correction is no longer than M: scale-free, equal to the pseudo-inverse when b is healthy.
+        damping 0: the pseudo-inverse, `pinv(b) D` (b = 0 gives 0). damping d > 0: `(b'b + d |b'b|_2 I)^-1 b' D`.
+        Computed and returned in the mean's dtype. Error: 1e-7 of the result in float32, whatever cond(b).
+        Source: FedSRD's decompose step; the bounded and the damped rule are ours.
+        Differs: the official float32 pinv drops singular values below 1.2e-7 max(O, r) of the largest, ours those below
+        RANK_TOLERANCE.
+        """
+        square = self.s.square()
+        if damping is None:
+            lengths = seen.square().sum(dim=-1, dtype=torch.float64)
+            bound = torch.linalg.vector_norm(mean, dim=(-2, -1), dtype=torch.float64)
+            gain = self.s * _inverse(square, bounded_shift(square, square * lengths, bound))
+            kept = mean
+        else:
+            inverse = _inverse(square, damping * square[..., -1:])
+            gain, share = self.s * inverse, square * inverse
+            kept = mean if bool((share == 1).all()) else ((self.v * share[..., None, :]) @ self.v.mT).to(mean) @ mean
+        return kept + (self.v * gain[..., None, :]).to(mean) @ seen.to(mean)
 
 
-def spectrum(b: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., r), ascending, and eigenvectors (..., r, r) of `B'B`, float64; 0 for those that do not count.
-
-    Error: 1e-16 cond(B)^2 relative while cond(B) <= 1e4, 1e-16 cond(B) beyond (then QR and an SVD of R are used).
-    """
-    values, vectors = torch.linalg.eigh(gram(b, b))
-    top = values[..., -1:].clamp(min=0)
-    if bool((values[..., :1] < top * GRAM_LIMIT**2).any()):
-        _, s, vt = torch.linalg.svd(torch.linalg.qr(b.double(), mode="r")[1])
-        values, vectors = s.square().flip(-1), vt.mT.flip(-1)
-        top = values[..., -1:]
-    return torch.where(values > top * RANK_TOLERANCE**2, values, 0.0), vectors
-
-
-def project(
-    b: Tensor,  # (..., O, r), the fixed factor
-    mean: Tensor,  # (..., r, I), M = sum_k p_k dA_k
-    beyond: Tensor,  # (..., r, I), B'(D - B M), float64
-    damping: float | None = None,
-) -> Tensor:
-    """The change DA (..., r, I) that best realises `D` on the fixed factor, so that `b @ DA ~ D`; mean's dtype.
-
-    damping None: the bounded rule, `DA = M + (B'B + lambda I)^-1 B'(D - B M)` with the smallest lambda for which the
-    correction is no longer than M: scale-free, equal to the pseudo-inverse when B is healthy.
-    damping 0: the pseudo-inverse `pinv(B) D` (B = 0 gives 0). damping d > 0: `(B'B + d |B'B|_2 I)^-1 B' D`.
-    Error: below 1e-6 of the result up to cond(B) = 1e4, given `beyond` in float64.
-    Source: FedSRD's decompose step; the bounded and the damped rule are ours.
-    Differs: the official float32 pinv drops singular values below 1.2e-7 max(O, r) of the largest, ours those below
-    RANK_TOLERANCE.
-    """
-    values, vectors = spectrum(b)
-    if damping is None:
-        turned = vectors.mT @ beyond
-        bound = torch.linalg.matrix_norm(mean.double())
-        shift = bounded_shift(values, turned.square().sum(dim=-1), bound)
-        return (mean.double() + vectors @ (_inverse(values, shift)[..., None] * turned)).to(mean.dtype)
-    inverse = _inverse(values, damping * values[..., -1:])
-    kept = (vectors * (values * inverse)[..., None, :]) @ vectors.mT
-    solved = (vectors * inverse[..., None, :]) @ vectors.mT
-    return (kept @ mean.double() + solved @ beyond).to(mean.dtype)
+def project(b: Tensor, mean: Tensor, rest: LowRank, damping: float | None = None) -> Tensor:
+    """The change DA (..., r, I) for which `b @ DA` is nearest `b @ mean + rest`, by `Fixed.solve`'s rules."""
+    fixed = Fixed.of(b)
+    return fixed.solve(mean, rest.scale * fixed.see(rest.b) @ rest.a.double(), damping)
 
 
 def bounded_shift(
-    values: Tensor,  # (..., r), eigenvalues of B'B
+    values: Tensor,  # (..., r), eigenvalues of b'b
     squares: Tensor,  # (..., r), squared lengths of the right-hand side along the eigenvectors
     bound: Tensor,  # (...)
     steps: int = 50,
@@ -71,7 +83,7 @@ def bounded_shift(
     """
     bound = bound[..., None]
     squares = torch.where(values > 0, squares, 0.0)
-    shift = (squares.sqrt() / bound - values).amax(dim=-1, keepdim=True).nan_to_num(nan=0.0).clamp(min=0)
+    shift = (squares.sqrt() / bound - values).nan_to_num(nan=0.0, posinf=torch.inf).amax(dim=-1, keepdim=True).clamp(min=0)
     for _ in range(steps):
         inverse = _inverse(values, shift)
         square = squares * inverse.square()
@@ -84,6 +96,6 @@ def bounded_shift(
     return shift
 
 
-def _inverse(values: Tensor, shift: Tensor) -> Tensor:
+def _inverse(values: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """`1 / (values + shift)`, and 0 where the value is 0: such directions are not in the factor's span."""
     return torch.where(values > 0, 1 / (values + shift).clamp(min=1e-300), 0.0)

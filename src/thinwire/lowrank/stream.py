@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thinwire.lowrank.factors import LowRank, gram, inner
 from thinwire.lowrank.mean import Terms
-from thinwire.lowrank.project import spectrum
+from thinwire.lowrank.project import Fixed
 
 OVERSAMPLING = 32
 """Columns beyond the rank that the iteration carries."""
@@ -25,13 +25,13 @@ class Mean:
     The first part is computed in float64; N is small against it, streams in float32, and is never formed.
     """
 
-    def __init__(self, site: LowRank, terms: Terms) -> None:
+    def __init__(self, b: Tensor, a: Tensor, terms: Terms) -> None:
         self.terms = terms
-        self.da, self.db = torch.zeros_like(site.a), torch.zeros_like(site.b)
+        self.da, self.db = torch.zeros_like(a), torch.zeros(b.shape, dtype=a.dtype, device=a.device)
         for p, da, db in terms:
             self.da.add_(da, alpha=p)
             self.db.add_(db, alpha=p)
-        self.a, self.b = site.a.double() + self.da, site.b.double() + self.db
+        self.a, self.b = a.double() + self.da, b + self.db
 
     def spread(self, v: Tensor) -> Tensor:
         """`N v` (O, w), float64, for v (I, w): one pass over the clients."""
@@ -50,27 +50,27 @@ class Mean:
         return total.double() - (self.da.mT @ (self.db.mT @ u)).double()
 
 
-def best_of_many(site: LowRank, terms: Terms) -> tuple[Tensor, Tensor]:
+def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """As `best_of_few`, for any number of clients: memory of one client, 3 passes and rarely up to 1 + 2 * SWEEPS.
 
     A block of r + 32 vectors starts on the row space of `A + mean dA`; a pair of passes applies W and then W', which
     contracts its error by `(s_(r+33) / s_r)^2` (s: the singular values of W); it ends by the estimate in `_converged`.
     Error: N in float32, so 1e-7 of the clients' differences. Source: Halko, Martinsson, Tropp 2011, section 4.5.
     """
-    w = Mean(site, terms)
-    change = LowRank(torch.cat([w.db, site.b], dim=1), torch.cat([site.a, w.da]))
+    w, rank = Mean(fixed.b, a, terms), a.shape[0]
+    change = LowRank(torch.cat([w.db, fixed.b], dim=1), torch.cat([a, w.da]))
     bound = TOLERANCE * float(inner(change, change).clamp(min=0).sqrt())
-    v = _start(w.a, min(site.rank + OVERSAMPLING, w.a.shape[1], w.b.shape[0]))
+    v = _start(w.a, min(rank + OVERSAMPLING, w.a.shape[1], w.b.shape[0]))
     for _ in range(SWEEPS):
         q, _ = torch.linalg.qr(w.b @ (w.a @ v) + w.spread(v))
         spread = w.spread_transposed(q)
         after, core = torch.linalg.qr(w.a.mT @ (w.b.mT @ q) + spread)
         right, s, left = torch.linalg.svd(core)
-        turn, best = left.mT[:, : site.rank], after @ right[:, : site.rank]
+        turn, best = left.mT[:, : rank], after @ right[:, : rank]
         if q.shape[0] == q.shape[1] or _error(v, best, s[-1]) <= bound:
             break
         v = after
-    return w.da, _seen_from_b(site.b, w, q @ turn, spread @ turn)
+    return w.da, _seen(fixed, w, q @ turn, spread @ turn)
 
 
 def _start(a: Tensor, width: int) -> Tensor:
@@ -88,16 +88,11 @@ def _error(before: Tensor, best: Tensor, smallest: Tensor) -> float:
     return float(smallest * (best - before @ (before.mT @ best)).norm())
 
 
-def _seen_from_b(b: Tensor, w: Mean, q: Tensor, spread: Tensor) -> Tensor:
-    """`B'(W_r - B (A + M))` (r, I), float64, for `W_r = q q' W`, `spread = N' q`, q orthonormal (O, r).
+def _seen(fixed: Fixed, w: Mean, q: Tensor, spread: Tensor) -> Tensor:
+    """`U'(W_r - B (A + M))` (r, I), float64, for `W_r = q q' W`, `spread = N' q`, q orthonormal (O, r).
 
-    In the orthonormal basis U of B: `(U' mean dB - (U - q q' U)'(b - q q' b)) (A + M) + U' q q' N`: small terms are
-    formed as such, and nothing of the size of W is subtracted.
+    As `(U' mean dB - (U - q q' U)'(b - q q' b)) (A + M) + U' q q' N`, b = B + mean dB: small terms are formed as such,
+    and nothing of the size of W is subtracted.
     """
-    values, vectors = spectrum(b)
-    roots = values.sqrt()
-    basis = b.double() @ (vectors * torch.where(roots > 0, 1 / roots, 0.0))
-    seen = q.mT @ basis
-    missing = (basis - q @ seen).mT @ (w.b - q @ (q.mT @ w.b))
-    found = (gram(basis, w.db) - missing) @ w.a + seen.mT @ spread.mT
-    return (vectors * roots) @ found
+    seen, outside = fixed.see(q), w.b - q @ (q.mT @ w.b)
+    return (fixed.see(w.db) - fixed.see(outside) + seen @ (q.mT @ outside)) @ w.a + seen @ spread.mT

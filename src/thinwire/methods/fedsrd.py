@@ -14,10 +14,18 @@ from thinwire.compress import Step
 from thinwire.compress.cast import Cast
 from thinwire.compress.importance import ImportanceDrop
 from thinwire.compress.random_drop import RandomDrop
-from thinwire.lowrank import LowRank, best_of_mean, cross, project
+from thinwire.lowrank import Fixed, LowRank, best_of_mean
 from thinwire.method import Context, Limit, Method, Parts, Uploads, setting
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A site as if A were updated and B fixed: the fixed factor (O, r), and the other, a (r, I)."""
+
+    fixed: Fixed
+    a: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +73,29 @@ class FedSRDe(Method):
             return (RandomDrop(self.download_rate, rescale), Cast(self.precision))
         return (ImportanceDrop(self.download_rate, rescale=rescale), Cast(self.precision))
 
-    def contribute(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
-        site, mean, other = self._turn(site, change, ctx)
-        return {"mean": mean, "beyond": cross(site, mean, other)}
+    def prepare(self, site: LowRank, ctx: Context) -> Turned:
+        turned = site if self._updates_a(ctx) else site.T
+        return Turned(Fixed.of(turned.b), turned.a)
 
-    def finish(self, site: LowRank, sums: Parts, ctx: Context) -> Parts:
+    def contribute(self, site: Turned, change: Parts, ctx: Context) -> Parts:
+        mean, other = self._turn(change, ctx)
+        first = site.fixed.see(other)
+        return {"mean": mean, "first": first, "second": first.to(mean) @ mean}
+
+    def finish(self, site: Turned, sums: Parts, ctx: Context) -> Parts:
+        return self._solve(site, sums["mean"], sums["first"].to(site.a) @ site.a + sums["second"], ctx)
+
+    def _solve(self, site: Turned, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
         damping = {"pinv": 0.0, "damped": self.damping, "bounded": None}[self._official(self.solve, "pinv", "bounded")]
-        if self._updates_a(ctx):
-            return {"a": project(site.b, sums["mean"], sums["beyond"], damping)}
-        return {"b": project(site.a.T, sums["mean"], sums["beyond"], damping).T}
+        change = site.fixed.solve(mean, seen, damping)
+        return {"a": change} if self._updates_a(ctx) else {"b": change.T}
 
     def _updates_a(self, ctx: Context) -> bool:
         return (ctx.round % 2 == 0) == (self._official(self.first, "a", "b") == "a")
 
-    def _turn(self, site: LowRank, change: Parts, ctx: Context) -> tuple[LowRank, Tensor, Tensor]:
-        """Site and change as if A were updated and B fixed: transposed when it is the other way round."""
-        if self._updates_a(ctx):
-            return site, change["a"], change["b"]
-        return site.T, change["b"].T, change["a"].T
+    def _turn(self, change: Parts, ctx: Context) -> tuple[Tensor, Tensor]:
+        """dA and dB as if A were updated and B fixed: transposed when it is the other way round."""
+        return (change["a"], change["b"]) if self._updates_a(ctx) else (change["b"].T, change["a"].T)
 
     def _official(self, given: T | None, official: T, ours: T) -> T:
         if given is not None:
@@ -99,6 +112,6 @@ class FedSRD(FedSRDe):
     limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "fedsrd-e", {}, 1e-5, clients=1),)
 
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        turned = uploads.map(lambda upload: (upload[0], *self._turn(site, upload[1], ctx)[1:]))
-        mean, beyond = best_of_mean(site if self._updates_a(ctx) else site.T, turned)
-        return self.finish(site, {"mean": mean, "beyond": beyond}, ctx)
+        ready = self.prepare(site, ctx)
+        terms = uploads.map(lambda upload: (upload[0], *self._turn(upload[1], ctx)))
+        return self._solve(ready, *best_of_mean(ready.fixed, ready.a, terms), ctx)

@@ -1,0 +1,224 @@
+"""The server's aggregation at the shapes of real models, against the dense formulas, in one run on the same threads.
+
+`python benchmarks/server.py` prints JSON lines and writes them with a plot to benchmarks/results/; `--quick` takes 45 s.
+Uploads are windows into one pool of random float32 values, so that 256 clients need no memory of their own. Times of
+layers and of dense sites that were not run are extrapolated; every line says how many were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from memory import peak_extra_mb
+from torch import Tensor
+
+from thinwire.engine.workers import submit, workers
+from thinwire.lowrank import LowRank, stack
+from thinwire.method import Context, Method, Uploads
+from thinwire.methods.fedit import FedIT
+from thinwire.methods.fedsrd import FedSRD, FedSRDe
+
+POOL, CHANGE = 1 << 26, 5e-4
+LAYERS = 28
+METHODS: dict[str, Method | None] = {
+    "fedit": FedIT(),
+    "flora": None,
+    "fedsrd-e": FedSRDe(faithful=True),
+    "fedsrd": FedSRD(faithful=True),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """shapes: (O, I) of the adapted modules of one layer."""
+
+    name: str
+    rank: int
+    shapes: tuple[tuple[int, int], ...]
+
+
+def model(name: str, rank: int, hidden: int, keys: int, inner: int) -> Model:
+    square, narrow, wide = (hidden, hidden), (keys, hidden), (inner, hidden)
+    return Model(name, rank, (square, narrow, narrow, square, wide, wide, (hidden, inner)))
+
+
+MODELS = (model("llama-3.2-3b", 64, 3072, 1024, 8192), model("qwen2-7b", 32, 3584, 512, 18944))
+
+
+class Clients:
+    """Adapters and uploads of one model: A as PEFT starts it, B with singular values 1 to 1/100 of the largest."""
+
+    def __init__(self, model: Model, count: int, pool: Tensor) -> None:
+        self.model, self.count, self.pool = model, count, pool
+
+    @cache  # noqa: B019
+    def site(self, shape: tuple[int, int]) -> LowRank:
+        rank, (rows, columns) = self.model.rank, shape
+        generator = torch.Generator().manual_seed(rows + columns)
+        a = (torch.rand(rank, columns, generator=generator) * 2 - 1) / columns**0.5
+        left, _ = torch.linalg.qr(torch.randn(rows, rank, generator=generator))
+        right, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator))
+        return LowRank((left * torch.logspace(0, -2, rank) @ right).to(self.pool.device), a.to(self.pool.device), 2.0)
+
+    def uploads(self, shape: tuple[int, int], number: int) -> Uploads:
+        rank, (rows, columns) = self.model.rank, shape
+
+        def read(client: int) -> tuple[float, dict[str, Tensor]]:
+            start = (number * self.count + client) * 99_991 * 16 % (len(self.pool) - rank * (rows + columns))
+            values = self.pool[start // 16 * 16 :]
+            b, a = values[: rows * rank], values[rows * rank : (rows + columns) * rank]
+            return 1 / self.count, {"a": a.view(rank, columns), "b": b.view(rows, rank)}
+
+        return Uploads(self.count, read)
+
+
+def aggregate(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
+    """What the server computes at one site; FLoRA's is the stack of the clients' own factors."""
+    method = METHODS[name]
+    if method is not None:
+        return dict(method.aggregate(site, uploads, ctx))
+    whole = stack([LowRank(change["b"], change["a"], site.scale) for _, change in uploads], [p for p, _ in uploads])
+    return {"a": whole.a, "b": whole.b}
+
+
+def dense(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
+    """The dense formula in the dtype of the site: reconstruct, full SVD (wide matrices transposed), pinv."""
+    a, b, dtype = site.a, site.b, site.a.dtype
+    pairs = [(p, change["a"].to(dtype), change["b"].to(dtype)) for p, change in uploads]
+    if name == "fedit":
+        return {"a": sum(p * da for p, da, _ in pairs), "b": sum(p * db for p, _, db in pairs)}  # type: ignore[dict-item]
+    if name == "flora":
+        return {"w": sum(p * site.scale * db @ da for p, da, db in pairs)}  # type: ignore[dict-item]
+    whole = torch.zeros(b.shape[0], a.shape[1], dtype=dtype, device=a.device)
+    for p, da, db in pairs:
+        whole.addmm_(b + db, a + da, alpha=p)
+    if name == "fedsrd":
+        u, s, vt = torch.linalg.svd(whole.T if whole.shape[0] < whole.shape[1] else whole, full_matrices=False)
+        best = (u[:, : site.rank] * s[: site.rank]) @ vt[: site.rank]
+        whole = best.T if whole.shape[0] < whole.shape[1] else best
+    whole.addmm_(b, a, alpha=-1)
+    return {"a": torch.linalg.pinv(b) @ whole} if ctx.round % 2 == 0 else {"b": whole @ torch.linalg.pinv(a)}
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """Best of `times`."""
+    best = float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def whole_model(name: str, clients: Clients, layers: int, ctx: Context) -> None:
+    """Every site of `layers` layers, side by side as the engine does."""
+    shapes = clients.model.shapes * layers
+    with workers() as pool:
+        tasks = [submit(pool, aggregate, name, clients.site(s), clients.uploads(s, n), ctx) for n, s in enumerate(shapes)]
+        while tasks:
+            tasks.pop(0).result()
+
+
+def dense_layer(name: str, clients: Clients, both: bool) -> tuple[float, int]:
+    """Seconds of one layer by the dense formula, and sites run: one of each shape (a wide one is its transpose's).
+
+    With all threads on one site; if `both`, also one thread on each of as many sites at once, and the faster counts.
+    """
+    threads, found = torch.get_num_threads(), {}
+    for shape in {(max(shape), min(shape)): shape for shape in clients.model.shapes}.values():
+        site, uploads, ctx = clients.site(shape), clients.uploads(shape, 0), Context(0, 0)
+        best = seconds(lambda s=site, u=uploads, c=ctx: dense(name, s, u, c))  # type: ignore[misc]
+        if both:
+
+            def together(site: LowRank = site, uploads: Uploads = uploads, ctx: Context = ctx) -> None:
+                with workers() as pool:
+                    for task in [submit(pool, dense, name, site, uploads, ctx) for _ in range(threads)]:
+                        task.result()
+
+            best = min(best, seconds(together) / threads)
+        found[max(shape), min(shape)] = best
+    return sum(found[max(shape), min(shape)] for shape in clients.model.shapes), len(found)
+
+
+def error(name: str, clients: Clients, shapes: Sequence[tuple[int, int]]) -> float:
+    """Largest relative error of DA and DB (for FLoRA, of the product) against the dense formula in float64."""
+    errors = []
+    for shape in shapes:
+        site = clients.site(shape)
+        for ctx in (Context(0, 0), Context(1, 0)):
+            mine = aggregate(name, site, clients.uploads(shape, 0), ctx)
+            if name == "flora":
+                mine = {"w": mine["b"].double() @ mine["a"].double()}
+            exact = dense(name, site.double(), clients.uploads(shape, 0), ctx)
+            errors += [float((mine[part].double() - exact[part]).norm() / exact[part].norm()) for part in exact]
+    return max(errors)
+
+
+def measure(name: str, clients: Clients, layers: int, times: int, dense_seconds: float | None, shapes: int) -> dict[str, object]:
+    """One line, without the dense sites' count."""
+    smallest = sorted(set(clients.model.shapes), key=lambda shape: shape[0] * shape[1])[:shapes]
+    run = [
+        lambda r=r: whole_model(name, clients, layers, Context(r, 0))  # type: ignore[misc]
+        for r in ((0, 1) if name.startswith("fedsrd") else (0,))
+    ]
+    peak = peak_extra_mb(run[0], clients.pool.device)
+    took = sum(seconds(one, times) for one in run) / len(run) * LAYERS / layers
+    return {
+        "model": clients.model.name,
+        "rank": clients.model.rank,
+        "clients": clients.count,
+        "method": name,
+        "seconds": round(took, 4),
+        "dense_seconds": None if dense_seconds is None else round(dense_seconds, 2),
+        "speedup": None if dense_seconds is None else round(dense_seconds / took, 1),
+        "peak_extra_mb": round(peak, 1),
+        "max_relative_error": error(name, clients, smallest),
+        "layers_run": layers,
+        "extrapolated": layers < LAYERS,
+        "error_shapes": [list(shape) for shape in smallest],
+        "threads": torch.get_num_threads(),
+        "device": str(clients.pool.device),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="K = 4 and 16, 2 layers, one dense site a shape; 45 s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    pool = (torch.randn(POOL, generator=torch.Generator().manual_seed(1)) * CHANGE).to(given.device)
+    lines = []
+    for model in MODELS:
+        for count in (4, 16) if given.quick else (4, 16, 64, 256):
+            clients = Clients(model, count, pool)
+            for name in METHODS:
+                rival = name != "fedit" and count == 4
+                layer, sites = dense_layer(name, clients, not given.quick) if rival else (None, 0)
+                layers = 2 if given.quick else LAYERS if count <= 16 else 4
+                full = None if layer is None else layer * LAYERS
+                line = measure(name, clients, layers, 3 if count == 4 else 1, full, 1 if given.quick or count > 4 else 4)
+                line |= {"dense_sites_run": sites, "dense_extrapolated": rival}
+                lines.append(line)
+                print(json.dumps(line), flush=True)
+    stem = given.out / ("server_quick" if given.quick else "server")
+    stem = stem.with_name(stem.name + ("" if given.device == "cpu" else f"_{given.device}"))
+    stem.with_suffix(".json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    from server_plot import plot
+
+    plot(lines, stem.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
