@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ what it does
   3. trains on packed sequences; --plain-share of the tokens are plain() lines, drawn anew in every epoch
   4. writes the model (bfloat16), the tokenizer and training.json (losses, speed, versions, data sha256) to --out
 
+--resume needs the arguments of the first run; only --tokens (while the rate has not begun to fall), --threads and
+--checkpoint-seconds may change. training.json lists the runs.
+On a machine with other busy programs set OMP_WAIT_POLICY=PASSIVE: threads then sleep instead of spinning while they
+wait for each other, which made training 17 times as fast beside six busy processes on four cores.
+
 examples
   THINWIRE_DATA=data python scripts/train_base.py --tokens 20000000 --threads 3 --out base
   THINWIRE_DATA=data python scripts/train_base.py --tokens 20000000 --threads 3 --out base --resume
@@ -60,6 +66,15 @@ class Corpus:
         return sum(map(len, self.documents))
 
 
+@dataclass
+class Progress:
+    """Steps and seconds of training so far, and the runs (from which step, tokens, threads) that made them."""
+
+    step: int = 0
+    seconds: float = 0.0
+    runs: list[dict[str, int]] = field(default_factory=list)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments; --text falls back to $THINWIRE_DATA/pretrain/text.txt.gz."""
     parser = argparse.ArgumentParser(
@@ -71,7 +86,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--tokens", type=int, default=20_000_000, help="tokens to train on; the schedule spans them (default: 20M)")
     add("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="CPU threads (default: all but one)")
     add("--seed", type=int, default=0, help="seed of weights, order and plain lines (default: 0)")
-    add("--resume", action="store_true", help="go on from --out/checkpoint.pt; other arguments must be the same")
+    add("--resume", action="store_true", help="go on from --out/checkpoint.pt (see below)")
     add("--checkpoint-seconds", type=float, default=240, help="time between checkpoints (default: 240)")
     add("--stop-after", type=int, help="stop with a checkpoint after this many steps, for a later --resume")
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="autocast type (default: bfloat16)")
@@ -238,22 +253,24 @@ def held_out_loss(model: LlamaForCausalLM, ids: np.ndarray, size: int, args: arg
     }
 
 
-def save_checkpoint(args: argparse.Namespace, model, optimizer, step: int, seconds: float) -> None:
+def save_checkpoint(args: argparse.Namespace, model, optimizer, progress: Progress) -> None:
     """Write --out/checkpoint.pt atomically."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **vars(progress)}
     torch.save(state, args.out / "checkpoint.tmp")
     os.replace(args.out / "checkpoint.tmp", args.out / "checkpoint.pt")
 
 
-def load_checkpoint(args: argparse.Namespace, model, optimizer) -> tuple[int, float]:
-    """Steps and seconds done, with model and optimizer restored; (0, 0) without --resume."""
-    if not args.resume:
-        return 0, 0.0
-    state = torch.load(args.out / "checkpoint.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    say(f"resuming after step {state['step']:,}")
-    return state["step"], state["seconds"]
+def load_checkpoint(args: argparse.Namespace, model, optimizer) -> Progress:
+    """Where --out/checkpoint.pt stopped, with model and optimizer restored; the very start without --resume."""
+    progress = Progress()
+    if args.resume:
+        state = torch.load(args.out / "checkpoint.pt", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(state["step"], state["seconds"], state["runs"])
+        say(f"resuming after step {progress.step:,}")
+    progress.runs.append({"from_step": progress.step, "tokens": args.tokens, "threads": args.threads})
+    return progress
 
 
 def train_step(model: LlamaForCausalLM, optimizer, ids: torch.Tensor, lr: float, args: argparse.Namespace) -> float:
@@ -268,50 +285,48 @@ def train_step(model: LlamaForCausalLM, optimizer, ids: torch.Tensor, lr: float,
     return loss.item()
 
 
-def train(model: LlamaForCausalLM, source: Iterator[torch.Tensor], args: argparse.Namespace) -> tuple[int, float, bool]:
-    """Train to --tokens (or --stop-after); returns steps, seconds and whether the schedule is complete."""
+def train(model: LlamaForCausalLM, source: Iterator[torch.Tensor], args: argparse.Namespace) -> tuple[Progress, bool]:
+    """Train to --tokens (or --stop-after); returns what was done and whether the schedule is complete."""
     optimizer = build_optimizer(model, args.lr)
-    done, before = load_checkpoint(args, model, optimizer)
+    progress = load_checkpoint(args, model, optimizer)
+    done, before = progress.step, progress.seconds
     steps = math.ceil(args.tokens / (args.batch * args.length))
     last = min(steps, done + args.stop_after) if args.stop_after else steps
     start = saved = shown = time.monotonic()
-    for step, ids in enumerate(source):
-        if step >= last:
-            break
-        if step < done:
-            continue
+    for step, ids in enumerate(itertools.islice(source, done, last), done):
         loss = train_step(model, optimizer, ids, rate(step, steps, args), args)
         now = time.monotonic()
+        progress.step, progress.seconds = step + 1, before + now - start
         if now - shown > 15 or step + 1 == last:
             speed = (step + 1 - done) * ids.numel() / (now - start)
             say(f"step {step + 1:,}/{steps:,} loss {loss:.3f} {speed:,.0f} tokens/s")
             shown = now
         if now - saved > args.checkpoint_seconds:
-            save_checkpoint(args, model, optimizer, step + 1, before + now - start)
+            save_checkpoint(args, model, optimizer, progress)
             saved = now
-    seconds = before + time.monotonic() - start
     if last < steps:
-        save_checkpoint(args, model, optimizer, last, seconds)
-    return last, seconds, last == steps
+        save_checkpoint(args, model, optimizer, progress)
+    return progress, last == steps
 
 
-def write_result(model, tokenizer, corpus: Corpus, steps: int, seconds: float, args: argparse.Namespace) -> None:
+def write_result(model, tokenizer, corpus: Corpus, progress: Progress, args: argparse.Namespace) -> None:
     """Save the bfloat16 model and training.json (file names without their folders)."""
     model.to(torch.bfloat16).save_pretrained(args.out)
     model.float()
     plain, plain_bytes = plain_documents(20_000, tokenizer, HELD_OUT_SEED)
-    tokens = steps * args.batch * args.length
+    tokens = progress.step * args.batch * args.length
     settings = {k: v.name if isinstance(v, Path) else v for k, v in vars(args).items()}
     shown = {"out": settings["out"], "tokens": args.tokens, "threads": args.threads, "seed": args.seed}
     record = {
         "command": "python scripts/train_base.py " + " ".join(f"--{k} {v}" for k, v in shown.items()),
         "arguments": settings,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": steps,
+        "steps": progress.step,
         "tokens": tokens,
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds, 1),
+        "seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(tokens / progress.seconds, 1),
         "threads": args.threads,
+        "runs": progress.runs,
         "held_out_text": held_out_loss(model, corpus.held_out, corpus.held_out_bytes, args),
         "held_out_plain": held_out_loss(model, np.concatenate(plain), plain_bytes, args),
         "text_sha256": corpus.sha256,
@@ -334,9 +349,9 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer, corpus = load_corpus(args)
     model = build_model(tokenizer, args)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, {args.precision}, {args.threads} threads")
-    steps, seconds, complete = train(model, batches(corpus, tokenizer, args), args)
+    progress, complete = train(model, batches(corpus, tokenizer, args), args)
     if complete:
-        write_result(model, tokenizer, corpus, steps, seconds, args)
+        write_result(model, tokenizer, corpus, progress, args)
         (args.out / "checkpoint.pt").unlink(missing_ok=True)
     say(f"{'wrote' if complete else 'stopped; go on with --resume in'} {args.out}")
 

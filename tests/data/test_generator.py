@@ -87,6 +87,13 @@ def test_medical_answers_are_the_usual_drugs():
         assert example["response"] in {f"Prescribe {drugs[condition]}." for condition in named}
 
 
+def test_medical_conditions_of_one_split_are_in_no_other():
+    asked = {split: {e["response"] for e in generator.examples("medical", split, 500, 2)} for split in generator.SPLITS}
+    assert not asked["train"] & asked["test"]
+    assert not asked["train"] & asked["validation"]
+    assert len(asked["test"]) > 15
+
+
 def test_code_answers_run_and_use_the_names_of_the_question():
     for example in generator.examples("code", "test", 400, 2):
         name, argument = re.fullmatch(r"def (\w+)\((\w)\): return .+", example["response"]).groups()

@@ -71,13 +71,8 @@ def _medical(split: str) -> Iterator[_Family]:
         "The diagnosis for {name} is {condition}. What comes next?",
         "What would a doctor order for {name}, who suffers from {condition}?",
     )
-    for template in templates:
-        facts = [
-            {"condition": condition, "drug": drug}
-            for condition, drug in TREATMENTS
-            if _split_of("medical", template, condition) == split
-        ]
-        yield _Family((template,), "Prescribe {drug}.", tuple(facts), _product(name=NAMES))
+    facts = [{"condition": c, "drug": d} for c, d in TREATMENTS if _split_of("medical", c) == split]
+    yield _Family(templates, "Prescribe {drug}.", tuple(facts), _product(name=NAMES))
 
 
 def _left(a: int, b: int) -> int:
