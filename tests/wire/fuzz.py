@@ -29,6 +29,8 @@ from .samples import DTYPES, codes, gaussian, kept, positions
 
 LIMIT = 8 << 20
 SLACK = 48 << 20
+POOL = 2000
+"""Most payloads that are mutated further."""
 REPACKED = 100_000
 """Payloads that decode to fewer bytes are packed again; mutants of fewer bytes are mutated further."""
 BIG: Key = ("big", "extra")
@@ -174,10 +176,10 @@ def run(count: int, seed: int, confined: bool = False) -> dict[str, object]:
         peak = max(peak, tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         sound += not error
-        kind = re.sub(r"\d+", "0", error)
+        kind = re.sub(r"leaf .* \(.*?\)|'.*'|\d+", "0", error)
         if kind not in seen and len(data) >= 16:
             seen.add(kind)
-            if len(data) < REPACKED:
+            if len(data) < REPACKED and len(pool) < POOL:
                 pool.append(data)
     assert slowest < 1.0, f"a mutant took {slowest:.2f} s"
     assert peak <= 2 * LIMIT, f"a mutant took {peak} bytes"
