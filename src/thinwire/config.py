@@ -44,7 +44,7 @@ class DataConfig:
     clients: tuple[str, ...] = setting((), "domains or files that are clients; empty: all that the source has")
     evaluate: tuple[str, ...] = setting((), "further domains that are only evaluated (out of domain)")
     partition: str = setting("file", "how examples become clients", choices=("file", "column", "iid", "dirichlet"))
-    column: str | None = setting(None, "column that names the client (partition column) or the label (dirichlet)")
+    column: str | None = setting(None, "column that names the client (partition column) or the label (dirichlet, table)")
     count: int = setting(4, "number of clients for iid and dirichlet", low=1)
     alpha: float = setting(0.5, "concentration of dirichlet; small is uneven", above=0)
     instruction: str = setting("instruction", "column of the question")
@@ -53,7 +53,7 @@ class DataConfig:
     template: str = setting("alpaca", "how an example becomes text", choices=("alpaca", "chat", "plain"))
     max_length: int = setting(128, "tokens of a sequence; longer responses are cut", low=8)
     train_limit: int | None = setting(None, "examples per domain for training", low=1)
-    validation: float = setting(0.0, "share of the training examples set aside as the validation split", low=0, below=1)
+    validation: float = setting(0.0, "share set aside as validation split where the source has none", low=0, below=1)
     test_limit: int | None = setting(None, "examples per domain for evaluation", low=1)
     split: str = setting("test", "split on which the run is evaluated", choices=("test", "validation"))
 

@@ -83,10 +83,8 @@ def _quantisation(config: ModelConfig, device: torch.device) -> dict[str, Any]:
     value = f"model.bits = {config.bits}"
     if config.bits not in (4, 8):
         raise ConfigError(f"{value}: allowed is 4, 8 or nothing")
-    if device.type != "cuda":
-        raise ConfigError(f"{value}: allowed on a CUDA device only, and the run is on {device}")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{value}: needs the package bitsandbytes (pip install bitsandbytes)")
+        raise ConfigError(f"{value}: needs the package bitsandbytes (pip install 'thinwire[quantised]')")
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, config.dtype)
