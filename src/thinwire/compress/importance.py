@@ -8,46 +8,68 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.adapters import Adapters, Key
+from thinwire.adapters import EXTRA, Adapters, Key
 from thinwire.compress import Link
-from thinwire.payload import Leaf, Leaves, sparse
+from thinwire.payload import Floats, Leaf, Leaves, sparse
+
+
+@dataclass(frozen=True)
+class KurtosisRate:
+    """FedSRD's drop rate of one tensor: `base + min(cap, rise * ln(max(kurtosis, 1)))`; constant or zero scores: base.
+
+    Source: FedSRD, arXiv:2510.04601. With the published rise .1 and cap .11 the cap binds from kurtosis 3.004 on.
+    """
+
+    base: float
+    rise: float
+    cap: float
+
+    def __call__(self, scores: Tensor) -> float:
+        return min(self.base + min(self.cap, self.rise * math.log(max(pearson_kurtosis(scores), 1.0))), 1.0)
 
 
 @dataclass(frozen=True)
 class ImportanceDrop:
-    """Drop the least important entries of every tensor; what is kept adapts to the kurtosis of its scores.
+    """Drop, in every tensor by itself, the entries below the quantile of the scores at the tensor's drop rate.
 
-    `rate = base + min(upper, coefficient * ln(max(kurtosis / reference, 1)))`, entries with `score < quantile(score,
-    rate)` are dropped; `rescale` multiplies what stays by `|d|_1 before / |d|_1 after`. Constant or zero scores: base.
-    Source: FedSRD, arXiv:2510.04601. The published reference is 1 and upper .11, so that the cap binds from kurtosis
-    3.004 on and the rate never adapts; a Gaussian's 3 as the reference makes it adapt.
+    `rescale` multiplies what stays by `|d|_1 before / |d|_1 after`, unless nothing is left. Source: FedSRD.
     """
 
-    base: float
-    upper: float = 0.0
-    coefficient: float = 0.0
-    reference: float = 1.0
-    rescale: bool = False
+    rate: KurtosisRate
+    rescale: bool
 
     def __call__(self, leaves: Leaves, link: Link) -> Leaves:
         return {key: self.drop(key, leaf, link) for key, leaf in leaves.items()}
 
-    def rate(self, scores: Tensor) -> float:
-        """The drop rate for these scores, at most 1."""
-        kurtosis = pearson_kurtosis(scores)
-        rise = self.coefficient * math.log(max(kurtosis / self.reference, 1.0))
-        return min(self.base + min(self.upper, rise), 1.0)
-
     def drop(self, key: Key, leaf: Leaf, link: Link) -> Leaf:
         values = leaf.values.tensor.reshape(leaf.shape)
         scores = importance(key, values, link.before, link.after)
-        rate = self.rate(scores)
-        kept = sparse(values, keep_top(scores, rate))
+        kept = above(values, scores, quantile(scores, self.rate(scores)))
         left = float(kept.values.tensor.abs().sum(dtype=torch.float64))
         if not self.rescale or left == 0:
             return kept
         factor = float(values.abs().sum(dtype=torch.float64)) / left
-        return Leaf(kept.shape, kept.positions, type(kept.values)(kept.values.tensor * factor))
+        return Leaf(kept.shape, kept.positions, Floats(kept.values.tensor * factor))
+
+
+@dataclass(frozen=True)
+class ImportanceBudget:
+    """Keep a share `1 - rate` of all factor entries of the model, wherever they are most important.
+
+    The scores of all sites are in one unit, the change of their products, so one threshold shares the budget out:
+    layers and factors that matter more keep more. Extras, which have no such unit, are cut each at the same rate.
+    Ours, in place of FedSRD's kurtosis rule, which hardly moves on real scores.
+    """
+
+    rate: float
+
+    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+        values = {key: leaf.values.tensor.reshape(leaf.shape) for key, leaf in leaves.items()}
+        scores = {key: importance(key, tensor, link.before, link.after) for key, tensor in values.items()}
+        factors = [tensor.reshape(-1) for key, tensor in scores.items() if key[1] != EXTRA]
+        shared = quantile(torch.cat(factors), self.rate) if factors else 0.0
+        limits = {key: quantile(tensor, self.rate) if key[1] == EXTRA else shared for key, tensor in scores.items()}
+        return {key: above(tensor, scores[key], limits[key]) for key, tensor in values.items()}
 
 
 def importance(key: Key, change: Tensor, before: Adapters, after: Adapters) -> Tensor:
@@ -63,13 +85,18 @@ def importance(key: Key, change: Tensor, before: Adapters, after: Adapters) -> T
     return change.abs()
 
 
-def keep_top(scores: Tensor, rate: float) -> Tensor:
-    """True where a score is not below the linear-interpolation quantile at `rate`; shape of the scores."""
+def above(values: Tensor, scores: Tensor, limit: float) -> Leaf:
+    """The values whose score is not below the limit; zeros, which say nothing, never travel."""
+    return sparse(values, (scores.double() >= limit) & (values != 0))
+
+
+def quantile(scores: Tensor, rate: float) -> float:
+    """The quantile at `rate`, by linear interpolation between the two nearest scores; for tensors of any size."""
     flat = scores.reshape(-1)
     place = rate * (flat.numel() - 1)
-    low = flat.kthvalue(math.floor(place) + 1).values.double()
-    high = flat.kthvalue(math.ceil(place) + 1).values.double()
-    return scores.double() >= low + (high - low) * (place - math.floor(place))
+    low = float(flat.kthvalue(math.floor(place) + 1).values)
+    high = float(flat.kthvalue(math.ceil(place) + 1).values)
+    return low + (high - low) * (place - math.floor(place))
 
 
 def pearson_kurtosis(scores: Tensor) -> float:

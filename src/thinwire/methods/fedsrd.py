@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thinwire.compress import Step
 from thinwire.compress.cast import Cast
-from thinwire.compress.importance import ImportanceDrop
+from thinwire.compress.importance import ImportanceBudget, ImportanceDrop, KurtosisRate
 from thinwire.compress.random_drop import RandomDrop
 from thinwire.lowrank import Fixed, LowRank, best_of_mean
 from thinwire.method import Context, Limit, Method, Parts, Uploads, setting
@@ -33,9 +33,9 @@ class FedSRDe(Method):
     """Upload the important entries of dA and dB; project the exact mean product on A or B in turn; broadcast a thin change.
 
     Server: `D = sum_k p_k (B + dB_k)(A + dA_k) - B A`, then `DA = pinv(B) D` or `DB = D pinv(A)`, by round.
-    Differs, unless `faithful`: starts with B (B = 0 makes the official first round a loss), a drop rate that really
-    adapts to the kurtosis, a solve whose step is bounded, no rescaling, a download that keeps the important entries,
-    and error feedback. Nothing of size (O, I) is formed.
+    Differs, unless `faithful`: starts with B (B = 0 makes the official first round a loss); one budget of kept entries
+    shared over the model by importance, both ways, in place of a drop rate that never adapts and a random mask; a solve
+    whose step is bounded; error feedback in place of rescaling. Nothing of size (O, I) is formed.
     """
 
     name: ClassVar[str] = "fedsrd-e"
@@ -47,12 +47,15 @@ class FedSRDe(Method):
 
     faithful: bool = setting(False, "the official code's behaviour for every field below that is not given")
     first: str | None = setting(None, "factor updated in round 0; official a, ours b", choices=("a", "b"))
-    base_rate: float = setting(0.85, "upload: smallest drop rate", low=0, below=1)
-    rise: float | None = setting(None, "upload: rate added per unit of log kurtosis; official .1, ours .03", low=0)
-    cap: float = setting(0.11, "upload: largest rate added; 1: uncapped", low=0, high=1)
+    base_rate: float = setting(0.85, "upload: drop rate, the smallest one under rule kurtosis", low=0, below=1)
+    rule: str | None = setting(
+        None, "upload: what is dropped; official kurtosis (each tensor by itself), ours budget", choices=("kurtosis", "budget")
+    )
+    rise: float = setting(0.1, "rule kurtosis: rate added per unit of log kurtosis", low=0)
+    cap: float = setting(0.11, "rule kurtosis: largest rate added; 1: uncapped", low=0, high=1)
     download_rate: float = setting(0.8, "download: drop rate", low=0, below=1)
-    download: str | None = setting(None, "download mask; official random, ours importance", choices=("random", "importance"))
-    rescale: bool | None = setting(None, "rescale what a mask keeps; official true, ours false")
+    download: str | None = setting(None, "download mask; official random, ours budget", choices=("random", "budget"))
+    rescale: bool | None = setting(None, "rescale what rule kurtosis or a random mask keeps; official true, ours false")
     solve: str | None = setting(
         None, "how D is realised on the fixed factor; official pinv, ours bounded", choices=("pinv", "damped", "bounded")
     )
@@ -64,14 +67,18 @@ class FedSRDe(Method):
         return self._official(self.error_feedback, 0.0, 1.0)
 
     def up(self, ctx: Context) -> tuple[Step, ...]:
-        rise, rescale = self._official(self.rise, 0.1, 0.03), self._official(self.rescale, True, False)
-        return (ImportanceDrop(self.base_rate, self.cap, rise, 1.0 if self.faithful else 3.0, rescale), Cast(self.precision))
+        if self._official(self.rule, "kurtosis", "budget") == "budget":
+            return (ImportanceBudget(self.base_rate), Cast(self.precision))
+        return (ImportanceDrop(KurtosisRate(self.base_rate, self.rise, self.cap), self._rescales), Cast(self.precision))
 
     def down(self, ctx: Context) -> tuple[Step, ...]:
-        rescale = self._official(self.rescale, True, False)
-        if self._official(self.download, "random", "importance") == "random":
-            return (RandomDrop(self.download_rate, rescale), Cast(self.precision))
-        return (ImportanceDrop(self.download_rate, rescale=rescale), Cast(self.precision))
+        if self._official(self.download, "random", "budget") == "budget":
+            return (ImportanceBudget(self.download_rate), Cast(self.precision))
+        return (RandomDrop(self.download_rate, self._rescales), Cast(self.precision))
+
+    @property
+    def _rescales(self) -> bool:
+        return self._official(self.rescale, True, False)
 
     def prepare(self, site: LowRank, ctx: Context) -> Turned:
         turned = site if self._updates_a(ctx) else site.T
