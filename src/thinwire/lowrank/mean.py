@@ -54,7 +54,7 @@ def best_of_few(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     inner rank K r. One float64 Gram matrix a side and one SVD of size K r; what W_r leaves out is formed as such, never
     as a difference of two products. Cost: O((O + I) (K r)^2 + (K r)^3). Error: 1e-7 of the result.
     """
-    (mean_a, mean_b), rest = differences(terms)
+    (mean_a, mean_b), rest = differences((p, da, db.double()) for p, da, db in terms)
     rank = a.shape[0]
     shares = torch.tensor([1.0, *(share for share, _, _ in rest)], dtype=torch.float64, device=a.device)
     shares = shares.repeat_interleave(rank)

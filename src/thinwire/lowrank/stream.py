@@ -22,12 +22,12 @@ SWEEPS = 4
 class Mean:
     """`W = (B + mean dB)(A + mean dA) + N` with N, what clients differ in, known by its products only.
 
-    The first part is computed in float64; N is small against it, streams in float32, and is never formed.
+    The first part is computed in float64; N is small against it, streams in float32, and is never formed. b: float64.
     """
 
     def __init__(self, b: Tensor, a: Tensor, terms: Terms) -> None:
         self.terms = terms
-        self.da, self.db = torch.zeros_like(a), torch.zeros(b.shape, dtype=a.dtype, device=a.device)
+        self.da, self.db = torch.zeros_like(a), torch.zeros_like(b)
         for p, da, db in terms:
             self.da.add_(da, alpha=p)
             self.db.add_(db, alpha=p)
@@ -39,7 +39,7 @@ class Mean:
         total = v.new_zeros(self.db.shape[0], v.shape[1])
         for p, da, db in self.terms:
             total.addmm_(db, da @ v, alpha=p)
-        return total.double() - (self.db @ (self.da @ v)).double()
+        return total.double() - self.db @ (self.da @ v).double()
 
     def spread_transposed(self, u: Tensor) -> Tensor:
         """`N' u` (I, w), float64, for u (O, w): one pass over the clients."""
@@ -47,7 +47,7 @@ class Mean:
         total = u.new_zeros(self.da.shape[1], u.shape[1])
         for p, da, db in self.terms:
             total.addmm_(da.mT, db.mT @ u, alpha=p)
-        return total.double() - (self.da.mT @ (self.db.mT @ u)).double()
+        return total.double() - self.da.double().mT @ (self.db.mT @ u.double())
 
 
 def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
