@@ -126,12 +126,13 @@ def play(options: argparse.Namespace, new: Recipe | None) -> int:
     if new is None:
         directory = RunDirectory(options.resume)
         recipe = simulation.checked(simulation.longer(directory.recipe(), options.rounds))
-        directory.write_recipe(recipe)
     else:
         recipe = simulation.checked(new)
         name = f"{recipe.method['name']}-seed{recipe.run.seed}"
         directory = RunDirectory(Path(recipe.run.output) if recipe.run.output else free_directory(name))
     try:
+        if new is None:
+            directory.write_recipe(recipe)
         with watch(directory.path, quiet=options.json) as watcher:
             summary = simulation.run(recipe, directory, watcher, resume=new is None)
     except CheckpointError as error:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic import CASES, TRAVELLING, label
 
+from tests.laws.synthetic import CASES, TRAVELLING, label
 from thinwire.method import Method
 from thinwire.methods import create
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import bits, everything, federation, first, learn, rounds, start_adapters
 
+from tests.laws.synthetic import bits, everything, federation, first, learn, rounds, start_adapters
 from thinwire.engine import Upload, aggregate
 from thinwire.method import Context, Method
 from thinwire.simulation import checkpoint

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from synthetic import EXTRAS, SITES, distance, federation, is_extra, label, rounds, start_adapters
 
+from tests.laws.synthetic import EXTRAS, SITES, distance, federation, is_extra, label, rounds, start_adapters
 from thinwire.methods import METHODS, create
 from thinwire.simulation.run import final_adapters
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import bits, federation, first, learn, rounds, spoiled
 
+from tests.laws.synthetic import bits, federation, first, learn, rounds, spoiled
 from thinwire.engine import ClientState, Upload, aggregate, send
 from thinwire.method import Client, Context
 from thinwire.methods import create

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from synthetic import bits, federation, first, rounds, start_adapters
 
+from tests.laws.synthetic import bits, federation, first, rounds, start_adapters
 from thinwire.adapters import same
 from thinwire.engine import message, receive
 from thinwire.engine.server import state_message

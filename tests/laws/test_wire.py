@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from synthetic import TRAVELLING, bits, federation, label, rounds
 
+from tests.laws.synthetic import TRAVELLING, bits, federation, label, rounds
 from thinwire.methods import METHODS, create
 from thinwire.payload import Codes, same
 from thinwire.wire import pack, unpack

@@ -159,5 +159,8 @@ def finite(content: Any) -> Any:
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
+    try:
+        temporary.write_text(text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     os.replace(temporary, path)

@@ -1,0 +1,193 @@
+"""A run that was stopped at any moment ends where the straight run ends, to the last bit."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.conftest import ROUNDS, perform, resumed, timeless
+from thinwire.settings import ConfigError
+from thinwire.simulation import checkpoint
+from thinwire.simulation.directory import RunDirectory
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing in the code may catch it and tidy up."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> list[str]:
+    """Die at the `moment`-th call that touches the disk; what was called until then."""
+    import safetensors.torch
+
+    calls: list[str] = []
+
+    def watch(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def watched(*args: object, **kwargs: object) -> object:
+            calls.append(name)
+            if len(calls) == moment:
+                if name == "save_file":
+                    Path(str(args[1])).write_bytes(b"half a file")
+                raise Killed
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (safetensors.torch, "save_file")):
+        watch(owner, name)
+    return calls
+
+
+def test_a_kill_at_any_touch_of_the_disk_loses_nothing(quick, straight_quick, tmp_path, monkeypatch):
+    """Every eleventh call of os.replace, os.fsync, shutil.rmtree and save_file, all kinds of them, over a whole run."""
+    folder, kinds = tmp_path / "run", set()
+    with monkeypatch.context() as patch:
+        count = len(_play_until(patch, quick, tmp_path / "whole", 10**9))
+    assert count > 40
+    for moment in range(3, count, 11):
+        with monkeypatch.context() as patch:
+            kinds.add(_play_until(patch, quick, folder, moment)[-1])
+        assert checkpoint.checkpoints(folder / "checkpoint") or moment < 20
+        resumed(folder).same_as(straight_quick)
+        shutil.rmtree(folder)
+    assert kinds == {"replace", "fsync", "rmtree", "save_file"}
+
+
+def _play_until(patch, recipe, folder, moment):
+    calls = killed_at(patch, moment)
+    try:
+        perform(recipe, folder)
+    except Killed:
+        assert len(calls) == moment
+    return calls
+
+
+def test_many_kills_in_one_run(quick, straight_quick, tmp_path, monkeypatch):
+    folder, kills = tmp_path / "run", 0
+    with monkeypatch.context() as patch:
+        _play_until(patch, quick, folder, 15)
+    for moment in (12, 9, 14):
+        with monkeypatch.context() as patch:
+            killed_at(patch, moment)
+            with pytest.raises(Killed):
+                resumed(folder)
+            kills += 1
+    assert kills == 3
+    resumed(folder).same_as(straight_quick)
+
+
+def test_more_rounds_continue_the_same_schedule(half, straight_quick):
+    more = resumed(half, ROUNDS)
+    assert more.adapter == straight_quick.adapter
+    assert timeless(more.directory) == timeless(straight_quick.directory)
+    assert more.summary["bytes_up"] == straight_quick.summary["bytes_up"]
+    assert more.summary["bytes_down"] == straight_quick.summary["bytes_down"]
+
+
+def test_more_rounds_keep_the_horizon_they_began_with(recipe, tmp_path):
+    """2 rounds, then 4: the schedule ended at 2, as in a straight run of 4 with that horizon."""
+    changes = {"run": {"references": False, "evaluate_every": 0}}
+    perform(recipe(federation={"rounds": 2}, **changes), tmp_path / "short")
+    later = resumed(tmp_path / "short", 4)
+    want = perform(recipe(federation={"rounds": 4}, train={"horizon": 2}, **changes), tmp_path / "long")
+    assert later.adapter == want.adapter
+    assert later.directory.recipe().train.horizon == 2
+    assert later.directory.recipe().federation.rounds == 4
+    other = perform(recipe(federation={"rounds": 4}, **changes), tmp_path / "other")
+    assert other.adapter != want.adapter
+
+
+def test_fewer_rounds_are_refused(half):
+    with pytest.raises(ConfigError, match="--rounds 1: allowed is at least 2"):
+        resumed(half, 1)
+
+
+def test_a_finished_run_resumed_is_the_same_run(half):
+    before = {path: path.read_bytes() for path in (half / "adapter").iterdir()}
+    metrics = (half / "metrics.jsonl").read_text()
+    resumed(half)
+    assert {path: path.read_bytes() for path in (half / "adapter").iterdir()} == before
+    assert (half / "metrics.jsonl").read_text() == metrics
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "no manifest", "empty manifest", "older format", "no tensors"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(damage, half, straight_quick):
+    newest = checkpoint.checkpoints(half / "checkpoint")[-1]
+    spoil(newest, damage)
+    done = resumed(half, ROUNDS)
+    assert done.adapter == straight_quick.adapter
+    (warning,) = done.notes.warnings
+    assert "000002" in warning
+    assert "continuing from round 1" in warning
+    if damage == "older format":
+        assert "format 0, this version reads 1" in warning
+
+
+def spoil(folder: Path, damage: str) -> None:
+    manifest, tensors = folder / "manifest.json", folder / "state.safetensors"
+    if damage == "flipped":
+        content = bytearray(tensors.read_bytes())
+        content[-5] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:1000])
+    elif damage == "no manifest":
+        manifest.unlink()
+    elif damage == "empty manifest":
+        manifest.write_text("")
+    elif damage == "older format":
+        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
+    else:
+        tensors.unlink()
+
+
+def test_without_a_good_checkpoint_the_error_names_each(half):
+    for folder, damage in zip(checkpoint.checkpoints(half / "checkpoint"), ("flipped", "no manifest"), strict=True):
+        spoil(folder, damage)
+    with pytest.raises(checkpoint.CheckpointError, match=r"000002.*000001: damaged"):
+        resumed(half, ROUNDS)
+
+
+def test_a_run_that_never_saved_begins_again(quick, straight_quick, tmp_path):
+    RunDirectory(tmp_path / "run").begin(quick)
+    resumed(tmp_path / "run").same_as(straight_quick)
+
+
+def test_what_an_optimizer_knew_is_resumed_too(recipe, tmp_path):
+    """A kept optimizer changes the result, so the resumed runs above do restore its state."""
+    kept, fresh = (
+        perform(recipe(train={"keep_optimizer": keep}, run={"references": False}), tmp_path / str(keep))
+        for keep in (True, False)
+    )
+    assert kept.adapter != fresh.adapter
+
+
+def test_a_run_with_drop_outs_resumes_exactly(recipe, tmp_path, monkeypatch):
+    config = {"rounds": 4, "drop": 0.4, "join": {"gamma": 2}, "clients_per_round": 2}
+    made = recipe(federation=config, run={"references": False}, method={"name": "fedit"})
+    want = perform(made, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        _play_until(patch, made, tmp_path / "run", 30)
+    resumed(tmp_path / "run").same_as(want)
+
+
+def test_local_training_resumes_exactly(recipe, tmp_path, monkeypatch):
+    made = recipe(method={"name": "local"})
+    perform(made, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        _play_until(patch, made, tmp_path / "run", 25)
+    resumed(tmp_path / "run")
+    for owner in ("alpha", "beta", "gamma"):
+        name = Path("adapter") / owner / "adapter_model.safetensors"
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_a_checkpoint_holds_no_pickle(half):
+    for path in (half / "checkpoint").rglob("*"):
+        assert path.is_dir() or path.name in ("manifest.json", "state.safetensors")
+    assert builtins.open is open
