@@ -25,9 +25,9 @@ from thinwire.lowrank.factors import (
     truncate,
     unit_weights,
 )
-from thinwire.lowrank.mean import best_of_few, mean_product
+from thinwire.lowrank.few import best_of_few, mean_product
 from thinwire.lowrank.project import Fixed, bounded_shift, project
-from thinwire.lowrank.stream import best_of_many
+from thinwire.lowrank.many import best_of_many
 
 __all__ = [
     "RANK_TOLERANCE",

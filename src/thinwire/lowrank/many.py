@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from thinwire.lowrank.factors import LowRank, gram, inner
-from thinwire.lowrank.mean import Terms
+from thinwire.lowrank.few import Terms
 from thinwire.lowrank.project import Fixed
 
 OVERSAMPLING = 32
