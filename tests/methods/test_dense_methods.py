@@ -1,0 +1,72 @@
+"""FedIT, FFA-LoRA and the references, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.laws.synthetic import federation, first, learn, rounds
+from thinwire.adapters import EXTRA
+from thinwire.method import Context
+from thinwire.methods import create
+from thinwire.training import Job
+from thinwire.wire import unpack
+
+
+def alone(method, data, start, number=0):
+    """What a client with this data ends with when it starts there."""
+    federated = federation(method, 1, data=[data])
+    plan = federated.method.plan(start, federated.clients[0], {}, Context(number, 0))
+    return learn([Job(plan, federated.examples["client-0"], 0, number)])[0].adapters
+
+
+@pytest.mark.parametrize("name", ["fedit", "ffa-lora"])
+@pytest.mark.parametrize(("weights", "shares"), [("uniform", [1 / 3] * 3), ("examples", [2 / 9, 3 / 9, 4 / 9])])
+def test_the_new_factors_are_the_mean_of_the_clients(name, weights, shares):
+    federated = federation((name, {"precision": "float32"}), 3, weights=weights)
+    before = first(federated).server.adapters
+    state, _ = rounds(federated, 1)
+    trained = [alone(federated.method, data, before) for data in range(3)]
+    for key, tensor in state.server.adapters.items():
+        want = sum(share * own[key] for share, own in zip(shares, trained, strict=True))
+        torch.testing.assert_close(tensor, want, rtol=1e-5, atol=1e-6)
+
+
+def test_ffa_lora_never_moves_or_sends_a():
+    federated = federation(("ffa-lora", {}), 3)
+    state, _ = rounds(federated, 3)
+    for name, site in state.server.adapters.sites.items():
+        assert torch.equal(site.a, state.server.start.sites[name].a)
+        assert site.b.any()
+    assert all(part in ("b", EXTRA) for blob in state.server.log.values() for _, part in unpack(blob).leaves)
+
+
+def test_ffa_lora_is_exact_where_fedit_is_biased():
+    """mean(B) A is the mean of the products; mean(B) mean(A) is not."""
+    gaps = {}
+    for name in ("fedit", "ffa-lora"):
+        federated = federation((name, {"precision": "float32"}), 3)
+        warm, _ = rounds(federated, 1)
+        trained = [alone(federated.method, data, warm.server.adapters, 1) for data in range(3)]
+        state, _ = rounds(federation((name, {"precision": "float32"}), 3), 2)
+        site = "layer.0.query"
+        mean = sum(own.sites[site].b @ own.sites[site].a for own in trained) / 3
+        got = state.server.adapters.sites[site]
+        gaps[name] = float((got.b @ got.a - mean).norm() / mean.norm())
+    assert gaps["ffa-lora"] < 0.05 < gaps["fedit"] or gaps["ffa-lora"] < gaps["fedit"] / 5
+
+
+def test_local_clients_go_their_own_ways():
+    state, _ = rounds(federation(("local", {}), 2), 2)
+    one, other = (state.clients[name].memory["own"] for name in ("client-0", "client-1"))
+    assert not torch.equal(one.sites["layer.0.up"].b, other.sites["layer.0.up"].b)
+    assert create("local").personal(state.held, state.clients["client-0"].memory) is one
+    assert create("local").personal(state.held, {}) is state.held
+    assert create("fedit").personal(state.held, {}) is state.held
+
+
+def test_local_can_freeze_a():
+    state, _ = rounds(federation(("local", {"freeze_a": True}), 1), 2)
+    own = state.clients["client-0"].memory["own"]
+    for name, site in own.sites.items():
+        assert torch.equal(site.a, state.server.start.sites[name].a)
