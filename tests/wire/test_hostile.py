@@ -196,11 +196,11 @@ def test_checksum_covers_everything_before_it(payload):
 
 
 def test_mutants():
-    figures = run(400, seed=11)
-    assert figures["sealed"] > 200
+    figures = run(300, seed=11)
+    assert figures["sealed"] > 150
     assert figures["peak_bytes"] <= 2 * LIMIT
 
 
 @pytest.mark.slow
 def test_many_mutants():
-    assert run(10_000, seed=12)["decoded"] > 300
+    assert run(4_000, seed=12, traced=4)["decoded"] > 100

@@ -38,6 +38,8 @@ FLAT, WIDEST = 1024, CHUNK // 2
 """Width of the grid for leaves without rows of 2..WIDEST entries."""
 SHARP = 7
 """Leading bits of a density that are sent: few models, which are kept ready, for less than 1e-4 bits a gap."""
+FEWEST = 256
+"""Positions of a chunk from which on classes are tried."""
 STEPS = (1, 2, 4)
 """Classes an octave of density that are tried."""
 
@@ -284,7 +286,7 @@ def choose(entries: np.ndarray, rows: int, width: int) -> tuple[Grid, float]:
     """The classes of rows and columns that need the fewest bits, and an estimate of these bits."""
     flat = Grid(np.zeros(rows, np.uint8), np.zeros(width, np.uint8))
     least = _cell_bits(np.array([len(entries)]), np.array([rows * width]))
-    if len(entries) < 256:
+    if len(entries) < max(FEWEST, (rows + width) // 64):
         return flat, least
     row = entries.astype(np.uint32) // np.uint32(width)
     column = entries.astype(np.uint32) - row * np.uint32(width)
