@@ -26,8 +26,8 @@ from thinwire.lowrank.factors import (
     unit_weights,
 )
 from thinwire.lowrank.few import best_of_few, mean_product
-from thinwire.lowrank.project import Fixed, bounded_shift, project
 from thinwire.lowrank.many import best_of_many
+from thinwire.lowrank.project import Fixed, bounded_shift, project
 
 __all__ = [
     "RANK_TOLERANCE",

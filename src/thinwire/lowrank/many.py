@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.lowrank.factors import LowRank, gram, inner
+from thinwire.lowrank.factors import LowRank, inner
 from thinwire.lowrank.few import Terms
 from thinwire.lowrank.project import Fixed
 
