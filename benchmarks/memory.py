@@ -14,7 +14,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_extra_mb(work: Callable[[], object], device: torch.device) -> float:
-    """Peak of anonymous memory (CPU, Linux, read every 2 ms) or of allocated memory (CUDA) during work, MB of 10^6 bytes."""
+    """Peak of anonymous memory (Linux, read every 2 ms) or of allocated memory (CUDA) during work, in 10^6 bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

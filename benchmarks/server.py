@@ -1,6 +1,6 @@
 """The server's aggregation at the shapes of real models, against the dense formulas, in one run on the same threads.
 
-`python benchmarks/server.py` prints JSON lines and writes them with a plot to benchmarks/results/; `--quick` takes 45 s.
+`python benchmarks/server.py` prints JSON lines and writes them with a plot to benchmarks/results/; `--quick`: 45 s.
 Uploads are windows into one pool of random float32 values, so that 256 clients need no memory of their own. Times of
 layers and of dense sites that were not run are extrapolated; every line says how many were.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thinwire.engine.workers import submit, workers
 from thinwire.lowrank import LowRank, stack
-from thinwire.method import Context, Method, Uploads
+from thinwire.method import Context, Method, Uploads, weighted_sum
 from thinwire.methods.fedit import FedIT
 from thinwire.methods.fedsrd import FedSRD, FedSRDe
 
@@ -90,12 +90,26 @@ def aggregate(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[
 
 def dense(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
     """The dense formula in the dtype of the site: reconstruct, full SVD (wide matrices transposed), pinv."""
+    if name in ("fedit", "flora"):
+        return sums(name, site, uploads)
+    d = difference(name, site, uploads)
+    return {"a": torch.linalg.pinv(site.b) @ d} if ctx.round % 2 == 0 else {"b": d @ torch.linalg.pinv(site.a)}
+
+
+def sums(name: str, site: LowRank, uploads: Uploads) -> dict[str, Tensor]:
+    """FedIT's means, and FLoRA's mean product."""
+    if name == "fedit":
+        return weighted_sum((p, {part: tensor.to(site.a) for part, tensor in change.items()}) for p, change in uploads)
+    whole = torch.zeros(site.b.shape[0], site.a.shape[1], dtype=site.a.dtype, device=site.a.device)
+    for p, change in uploads:
+        whole.addmm_(change["b"].to(site.a), change["a"].to(site.a), alpha=p * site.scale)
+    return {"w": whole}
+
+
+def difference(name: str, site: LowRank, uploads: Uploads) -> Tensor:
+    """D (O, I): the mean product, for FedSRD its best rank-r approximation, minus B A."""
     a, b, dtype = site.a, site.b, site.a.dtype
     pairs = [(p, change["a"].to(dtype), change["b"].to(dtype)) for p, change in uploads]
-    if name == "fedit":
-        return {"a": sum(p * da for p, da, _ in pairs), "b": sum(p * db for p, _, db in pairs)}  # type: ignore[dict-item]
-    if name == "flora":
-        return {"w": sum(p * site.scale * db @ da for p, da, db in pairs)}  # type: ignore[dict-item]
     whole = torch.zeros(b.shape[0], a.shape[1], dtype=dtype, device=a.device)
     for p, da, db in pairs:
         whole.addmm_(b + db, a + da, alpha=p)
@@ -103,8 +117,7 @@ def dense(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str,
         u, s, vt = torch.linalg.svd(whole.T if whole.shape[0] < whole.shape[1] else whole, full_matrices=False)
         best = (u[:, : site.rank] * s[: site.rank]) @ vt[: site.rank]
         whole = best.T if whole.shape[0] < whole.shape[1] else best
-    whole.addmm_(b, a, alpha=-1)
-    return {"a": torch.linalg.pinv(b) @ whole} if ctx.round % 2 == 0 else {"b": whole @ torch.linalg.pinv(a)}
+    return whole.addmm_(b, a, alpha=-1)
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -123,7 +136,8 @@ def whole_model(name: str, clients: Clients, layers: int, ctx: Context) -> None:
     """Every site of `layers` layers, side by side as the engine does."""
     shapes = clients.model.shapes * layers
     with workers() as pool:
-        tasks = [submit(pool, aggregate, name, clients.site(s), clients.uploads(s, n), ctx) for n, s in enumerate(shapes)]
+        sites = [(clients.site(shape), clients.uploads(shape, number)) for number, shape in enumerate(shapes)]
+        tasks = [submit(pool, aggregate, name, site, uploads, ctx) for site, uploads in sites]
         while tasks:
             tasks.pop(0).result()
 
@@ -153,17 +167,22 @@ def error(name: str, clients: Clients, shapes: Sequence[tuple[int, int]]) -> flo
     """Largest relative error of DA and DB (for FLoRA, of the product) against the dense formula in float64."""
     errors = []
     for shape in shapes:
-        site = clients.site(shape)
-        for ctx in (Context(0, 0), Context(1, 0)):
-            mine = aggregate(name, site, clients.uploads(shape, 0), ctx)
-            if name == "flora":
-                mine = {"w": mine["b"].double() @ mine["a"].double()}
-            exact = dense(name, site.double(), clients.uploads(shape, 0), ctx)
-            errors += [float((mine[part].double() - exact[part]).norm() / exact[part].norm()) for part in exact]
+        site, uploads = clients.site(shape), clients.uploads(shape, 0)
+        mine = aggregate(name, site, uploads, Context(0, 0)) | aggregate(name, site, uploads, Context(1, 0))
+        if name.startswith("fedsrd"):
+            d = difference(name, site.double(), uploads)
+            exact = {"a": torch.linalg.pinv(site.b.double()) @ d, "b": d @ torch.linalg.pinv(site.a.double())}
+        else:
+            exact = sums(name, site.double(), uploads)
+        if name == "flora":
+            mine = {"w": mine["b"].double() @ mine["a"].double()}
+        errors += [float((mine[part].double() - exact[part]).norm() / exact[part].norm()) for part in exact]
     return max(errors)
 
 
-def measure(name: str, clients: Clients, layers: int, times: int, dense_seconds: float | None, shapes: int) -> dict[str, object]:
+def measure(
+    name: str, clients: Clients, layers: int, times: int, dense_seconds: float | None, shapes: int
+) -> dict[str, object]:
     """One line, without the dense sites' count."""
     smallest = sorted(set(clients.model.shapes), key=lambda shape: shape[0] * shape[1])[:shapes]
     run = [
@@ -205,10 +224,11 @@ def main() -> None:
             clients = Clients(model, count, pool)
             for name in METHODS:
                 rival = name != "fedit" and count == 4
-                layer, sites = dense_layer(name, clients, not given.quick) if rival else (None, 0)
+                layer, sites = dense_layer(name, clients, not given.quick and name != "fedsrd") if rival else (None, 0)
                 layers = 2 if given.quick else LAYERS if count <= 16 else 4
                 full = None if layer is None else layer * LAYERS
-                line = measure(name, clients, layers, 3 if count == 4 else 1, full, 1 if given.quick or count > 4 else 4)
+                times, shapes = (5 if count == 4 else 1), (1 if given.quick or count > 4 else 2)
+                line = measure(name, clients, layers, times, full, shapes)
                 line |= {"dense_sites_run": sites, "dense_extrapolated": rival}
                 lines.append(line)
                 print(json.dumps(line), flush=True)

@@ -9,20 +9,20 @@ from thinwire.lowrank.factors import LowRank, inner
 from thinwire.lowrank.few import Terms
 from thinwire.lowrank.project import Fixed
 
-OVERSAMPLING = 32
-"""Columns beyond the rank that the iteration carries."""
+OVERSAMPLING = 8
+"""Columns beyond the rank that the iteration carries; more help little where the clients' differences are noise."""
 
-TOLERANCE = 3e-8
+TOLERANCE = 1e-7
 """Estimated error of W_r, as a fraction of the change's norm, at which the iteration ends."""
 
-SWEEPS = 4
+SWEEPS = 6
 """Most pairs of passes over the clients."""
 
 
 class Mean:
     """`W = (B + mean dB)(A + mean dA) + N` with N, what clients differ in, known by its products only.
 
-    The first part is computed in float64; N is small against it, streams in float32, and is never formed. b: float64.
+    The first part is computed in float64; N is small against it, streams in float32, is never formed. b: float64.
     """
 
     def __init__(self, b: Tensor, a: Tensor, terms: Terms) -> None:
@@ -51,16 +51,18 @@ class Mean:
 
 
 def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
-    """As `best_of_few`, for any number of clients: memory of one client, 3 passes and rarely up to 1 + 2 * SWEEPS.
+    """As `best_of_few`, for any number of clients: memory of one, 4 passes, in hard cases up to 2 + 2 * SWEEPS.
 
-    A block of r + 32 vectors starts on the row space of `A + mean dA`; a pair of passes applies W and then W', which
-    contracts its error by `(s_(r+33) / s_r)^2` (s: the singular values of W); it ends by the estimate in `_converged`.
-    Error: N in float32, so 1e-7 of the clients' differences. Source: Halko, Martinsson, Tropp 2011, section 4.5.
+    One pass finds the means; one applies W' to the column space of `B + mean dB`. A block of r + 8 vectors starts there;
+    a pair of passes applies W and then W', which contracts its error by `(s_(r+9) / s_r)^2` (s: the singular values of
+    W), until `_error` is small. Error: 1e-7 of the result, and of the clients' differences where those are as large as
+    the factors; without a gap after s_r, TOLERANCE may not be reached in SWEEPS.
+    Source: Halko, Martinsson, Tropp 2011, section 4.5, with a start that is known and factors that are read again.
     """
     w, rank = Mean(fixed.b, a, terms), a.shape[0]
     change = LowRank(torch.cat([w.db, fixed.b], dim=1), torch.cat([a, w.da]))
     bound = TOLERANCE * float(inner(change, change).clamp(min=0).sqrt())
-    v = _start(w.a, min(rank + OVERSAMPLING, w.a.shape[1], w.b.shape[0]))
+    v = _start(w, min(rank + OVERSAMPLING, w.a.shape[1], w.b.shape[0]))
     for _ in range(SWEEPS):
         q, _ = torch.linalg.qr(w.b @ (w.a @ v) + w.spread(v))
         spread = w.spread_transposed(q)
@@ -73,17 +75,19 @@ def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]
     return w.da, _seen(fixed, w, q @ turn, spread @ turn)
 
 
-def _start(a: Tensor, width: int) -> Tensor:
-    """Orthonormal (I, width): the row space of a (r, I), filled up with fixed pseudo-random directions."""
-    extra = torch.randn(width, a.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.linalg.qr(torch.cat([a, extra[: width - len(a)].to(a.device)]).mT[:, :width])[0]
+def _start(w: Mean, width: int) -> Tensor:
+    """Orthonormal (I, width): the span of `W' u`, u that of `B + mean dB`, and fixed pseudo-random directions."""
+    u, _ = torch.linalg.qr(w.b)
+    extra = torch.randn(width, w.a.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).mT
+    first = w.a.mT @ (w.b.mT @ u) + w.spread_transposed(u)
+    return torch.linalg.qr(torch.cat([first, extra.to(u.device)], dim=1)[:, :width])[0]
 
 
 def _error(before: Tensor, best: Tensor, smallest: Tensor) -> float:
     """Estimated error of W_r after a pass through W and one through W', Frobenius.
 
     What the right vectors `best` (I, r) have outside the block the pass began with, times the block's last singular
-    value: W maps that part to at most `s_(r+33)` of its length outside the block's image.
+    value: W maps that part to at most `s_(r+9)` of its length outside the block's image.
     """
     return float(smallest * (best - before @ (before.mT @ best)).norm())
 

@@ -83,7 +83,8 @@ def bounded_shift(
     """
     bound = bound[..., None]
     squares = torch.where(values > 0, squares, 0.0)
-    shift = (squares.sqrt() / bound - values).nan_to_num(nan=0.0, posinf=torch.inf).amax(dim=-1, keepdim=True).clamp(min=0)
+    alone = (squares.sqrt() / bound - values).nan_to_num(nan=0.0, posinf=torch.inf)
+    shift = alone.amax(dim=-1, keepdim=True).clamp(min=0)
     for _ in range(steps):
         inverse = _inverse(values, shift)
         square = squares * inverse.square()
