@@ -1,11 +1,9 @@
-"""What is trained: one low-rank pair per adapted module, and extras trained in full. Arithmetic and safetensors."""
+"""What is trained: one low-rank pair per adapted module, and extras trained in full; their arithmetic."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ FACTORS = ("a", "b")
 
 @dataclass(frozen=True)
 class Adapters:
-    """All trainables of one model: `sites` {module name: LowRank} and `extras` {parameter name: tensor}. Never mutated."""
+    """All trainables of a model: `sites` {module name: LowRank}, `extras` {parameter name: tensor}. Never mutated."""
 
     sites: Mapping[str, LowRank]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
@@ -74,25 +72,6 @@ class Adapters:
 def subtract(new: Adapters, old: Adapters, keys: Iterable[Key]) -> Change:
     """The change `new - old` of the given keys."""
     return {key: new[key] - old[key] for key in keys}
-
-
-def add_changes(one: Mapping[Key, Tensor], other: Mapping[Key, Tensor]) -> Change:
-    """Sum of two changes; a key in only one of them is kept as it is."""
-    return {**one, **{key: one[key] + tensor if key in one else tensor for key, tensor in other.items()}}
-
-
-def save_tensors(tensors: Mapping[Key, Tensor], path: Path) -> None:
-    """Write tensors by key as one safetensors file."""
-    from safetensors.torch import save_file
-
-    save_file({json.dumps(key): tensor.detach().contiguous().clone() for key, tensor in tensors.items()}, path)
-
-
-def load_tensors(path: Path) -> Change:
-    """Read what `save_tensors` wrote."""
-    from safetensors.torch import load_file
-
-    return {(name, part): tensor for text, tensor in load_file(path).items() for name, part in [json.loads(text)]}
 
 
 def same(one: Adapters, other: Adapters) -> bool:

@@ -178,7 +178,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
             raise unknown(f"section [{key}]", key, known)
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} = {value!r}: allowed is a table, [{key}]")
-    sections = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
+    sections: dict[str, Any] = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
     method = dict(values.get("method", {"name": "fedsrd"}))
     if not isinstance(method.get("name"), str):
         raise ConfigError(f"method.name = {method.get('name')!r}: allowed is a method's name (see: thinwire methods)")

@@ -67,6 +67,15 @@ def test_nothing_is_lost_between_what_is_sent_and_what_is_kept(step, feedback):
     assert torch.equal(kept["gone", "b"], residual["gone", "b"]), "what is not trained now is kept for later"
 
 
+@pytest.mark.parametrize("last", STEPS, ids=repr)
+@pytest.mark.parametrize("early", STEPS, ids=repr)
+def test_steps_chain_in_any_order(early, last):
+    once, twice = (decode(compress(CHANGE, steps, LINK, {})[0]) for steps in ([early], [early, last]))
+    for key, tensor in twice.items():
+        assert tensor.shape == CHANGE[key].shape
+        assert not tensor[once[key] == 0].any(), "what was dropped stays dropped"
+
+
 def test_without_feedback_nothing_is_kept():
     assert compress(CHANGE, [ImportanceBudget(0.9)], LINK, {})[1] == {}
 
@@ -120,7 +129,7 @@ def test_the_official_rate_by_hand():
 
 
 def test_the_official_rate_is_inert_on_real_scores():
-    """|x| of a Gaussian has kurtosis 3.87, above the 3.004 at which the cap binds: .96 always; uniform scores do not."""
+    """|x| of a Gaussian has kurtosis 3.87, above the 3.004 from which the cap binds: .96 always."""
     gaussian = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).abs()
     official = KurtosisRate(0.85, 0.1, 0.11)
     assert pearson_kurtosis(gaussian) == pytest.approx(3.87, abs=0.1)

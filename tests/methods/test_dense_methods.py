@@ -46,14 +46,14 @@ def test_ffa_lora_is_exact_where_fedit_is_biased():
     gaps = {}
     for name in ("fedit", "ffa-lora"):
         federated = federation((name, {"precision": "float32"}), 3)
-        warm, _ = rounds(federated, 1)
-        trained = [alone(federated.method, data, warm.server.adapters, 1) for data in range(3)]
-        state, _ = rounds(federation((name, {"precision": "float32"}), 3), 2)
+        trained = [alone(federated.method, data, first(federated).server.adapters) for data in range(3)]
+        state, _ = rounds(federated, 1)
         site = "layer.0.query"
         mean = sum(own.sites[site].b @ own.sites[site].a for own in trained) / 3
         got = state.server.adapters.sites[site]
         gaps[name] = float((got.b @ got.a - mean).norm() / mean.norm())
-    assert gaps["ffa-lora"] < 0.05 < gaps["fedit"] or gaps["ffa-lora"] < gaps["fedit"] / 5
+    assert gaps["ffa-lora"] < 1e-5
+    assert gaps["fedit"] > 0.01
 
 
 def test_local_clients_go_their_own_ways():

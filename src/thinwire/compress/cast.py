@@ -20,4 +20,4 @@ class Cast:
 
     def __call__(self, leaves: Leaves, link: Link) -> Leaves:
         dtype = DTYPES[self.dtype]
-        return {key: replace(leaf, values=Floats(leaf.values.tensor.to(dtype))) for key, leaf in leaves.items()}
+        return {key: replace(leaf, values=Floats(leaf.floats().to(dtype))) for key, leaf in leaves.items()}

@@ -42,14 +42,14 @@ class ImportanceDrop:
         return {key: self.drop(key, leaf, link) for key, leaf in leaves.items()}
 
     def drop(self, key: Key, leaf: Leaf, link: Link) -> Leaf:
-        values = leaf.values.tensor.reshape(leaf.shape)
+        values = leaf.dense()
         scores = importance(key, values, link.before, link.after)
         kept = above(values, scores, quantile(scores, self.rate(scores)))
-        left = float(kept.values.tensor.abs().sum(dtype=torch.float64))
+        left = float(kept.floats().abs().sum(dtype=torch.float64))
         if not self.rescale or left == 0:
             return kept
         factor = float(values.abs().sum(dtype=torch.float64)) / left
-        return Leaf(kept.shape, kept.positions, Floats(kept.values.tensor * factor))
+        return Leaf(kept.shape, kept.positions, Floats(kept.floats() * factor))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ImportanceBudget:
     rate: float
 
     def __call__(self, leaves: Leaves, link: Link) -> Leaves:
-        values = {key: leaf.values.tensor.reshape(leaf.shape) for key, leaf in leaves.items()}
+        values = {key: leaf.dense() for key, leaf in leaves.items()}
         scores = {key: importance(key, tensor, link.before, link.after) for key, tensor in values.items()}
         factors = [tensor.reshape(-1) for key, tensor in scores.items() if key[1] != EXTRA]
         shared = quantile(torch.cat(factors), self.rate) if factors else 0.0

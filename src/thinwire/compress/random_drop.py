@@ -26,6 +26,6 @@ class RandomDrop:
         def drop(key: tuple[str, str], leaf: Leaf) -> Leaf:
             mask = Seeded(link.derive(*key), 1 - self.rate)
             empty = Leaf(leaf.shape, mask, leaf.values)
-            return Leaf(leaf.shape, mask, Floats(leaf.values.tensor[empty.indices()] * factor))
+            return Leaf(leaf.shape, mask, Floats(leaf.dense().reshape(-1)[empty.indices()] * factor))
 
         return {key: drop(key, leaf) for key, leaf in leaves.items()}
