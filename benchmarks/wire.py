@@ -1,0 +1,266 @@
+"""Bytes and speed of packed payloads against what else is used to send updates; prints JSON lines.
+
+`python benchmarks/wire.py [--quick] [--payloads DIR] [--output FILE]`. With `--payloads`, every packed payload (*.tw)
+of the folder is a case of its own, named by its file. Speeds are gigabytes of dense float32 a second, the best of a few
+repetitions in one thread; peak_mb is what NumPy and Python allocate while encoding or decoding, input apart. The codec
+"thinwire, one density" does without classes of rows and columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import zstandard
+from safetensors.torch import load, save
+
+from thinwire.adapters import Adapters
+from thinwire.compress import Link, Step
+from thinwire.compress.cast import Cast
+from thinwire.compress.importance import ImportanceDrop, KurtosisRate
+from thinwire.compress.quantise import Quantise
+from thinwire.compress.random_drop import RandomDrop
+from thinwire.lowrank import LowRank
+from thinwire.payload import Leaves, Payload, dense, sparse
+from thinwire.wire import pack, positions, unpack
+from thinwire.wire.bound import bound_bits
+
+DENSITIES = (0.5, 0.1, 0.04, 0.01, 0.001)
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a payload becomes bytes, and bytes its tensors again."""
+
+    encode: Callable[[Payload], bytes]
+    decode: Callable[[bytes], Any]
+
+
+def tensors(payload: Payload) -> Tensors:
+    """Dense float32 tensors by name, laid out before the clock starts."""
+    return {f"{name}.{part}": leaf.dense() for (name, part), leaf in payload.leaves.items()}
+
+
+def pack_flat(payload: Payload) -> bytes:
+    """The payload packed without classes of rows and columns."""
+    with patch.object(positions, "FEWEST", 1 << 62):
+        return pack(payload)
+
+
+def rivals(payload: Payload) -> dict[str, Codec]:
+    """The codecs compared, the rivals on dense tensors that are there already."""
+    whole = tensors(payload)
+    halves = {name: tensor.bfloat16() for name, tensor in whole.items()}
+    shapes = {name: tensor.shape for name, tensor in whole.items()}
+    zstd, unzstd = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
+
+    def archive(arrays: dict[str, np.ndarray], save_with: Callable[..., None]) -> bytes:
+        out = io.BytesIO()
+        save_with(out, **arrays)
+        return out.getvalue()
+
+    def coordinates(_: Payload) -> bytes:
+        parts = []
+        for tensor in whole.values():
+            where = np.flatnonzero(tensor.numpy())
+            parts += [
+                len(where).to_bytes(8, "little"),
+                where.astype("<i4").tobytes(),
+                tensor.numpy().reshape(-1)[where].tobytes(),
+            ]
+        return b"".join(parts)
+
+    def from_coordinates(blob: bytes) -> Tensors:
+        out, at = {}, 0
+        for name, shape in shapes.items():
+            count = int.from_bytes(blob[at : at + 8], "little")
+            flat = np.zeros(math.prod(shape), np.float32)
+            flat[np.frombuffer(blob, "<i4", count, at + 8)] = np.frombuffer(blob, "<f4", count, at + 8 + 4 * count)
+            out[name], at = torch.from_numpy(flat.reshape(shape)), at + 8 + 8 * count
+        return out
+
+    def bitmap(_: Payload) -> bytes:
+        parts = []
+        for tensor in halves.values():
+            words = tensor.view(torch.int16).numpy().reshape(-1)
+            kept = words != 0
+            parts += [np.packbits(kept).tobytes(), words[kept].tobytes()]
+        return zstd.compress(b"".join(parts))
+
+    def from_bitmap(blob: bytes) -> Tensors:
+        data, out, at = unzstd.decompress(blob), {}, 0
+        for name, shape in shapes.items():
+            size = math.prod(shape)
+            kept = np.unpackbits(np.frombuffer(data, np.uint8, (size + 7) // 8, at), count=size).view(bool)
+            at += (size + 7) // 8
+            words = np.zeros(size, np.int16)
+            count = int(kept.sum())
+            words[kept] = np.frombuffer(data, "<i2", count, at)
+            out[name], at = torch.from_numpy(words).view(torch.bfloat16), at + 2 * count
+        return out
+
+    def flower(_: Payload) -> bytes:
+        out = io.BytesIO()
+        for tensor in whole.values():
+            np.save(out, tensor.numpy(), allow_pickle=False)
+        return out.getvalue()
+
+    def from_flower(blob: bytes) -> list[np.ndarray]:
+        source = io.BytesIO(blob)
+        return [np.load(source, allow_pickle=False) for _ in shapes]
+
+    arrays = {name: tensor.numpy() for name, tensor in whole.items()}
+    return {
+        "thinwire": Codec(pack, unpack),
+        "thinwire, one density": Codec(pack_flat, unpack),
+        "safetensors bfloat16": Codec(lambda _: save(halves), load),
+        "safetensors bfloat16 + zstd": Codec(
+            lambda _: zstd.compress(save(halves)), lambda b: load(unzstd.decompress(b))
+        ),
+        "savez_compressed float32": Codec(
+            lambda _: archive(arrays, np.savez_compressed), lambda b: dict(np.load(io.BytesIO(b)).items())
+        ),
+        "coo int32 + float32": Codec(coordinates, from_coordinates),
+        "bitmap + bfloat16 + zstd": Codec(bitmap, from_bitmap),
+        "flower array float32": Codec(flower, from_flower),
+    }
+
+
+def factors(rank: int, inner: int, outer: int, sites: int, seed: int) -> tuple[Adapters, Adapters]:
+    """Adapters before and after a round: rows and columns of unequal size, changes of unequal rows."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def spread(*shape: int) -> torch.Tensor:
+        rows = torch.exp(0.5 * torch.randn(shape[0], 1, generator=rng))
+        return rows * torch.exp(0.5 * torch.randn(1, shape[1], generator=rng)) * torch.randn(*shape, generator=rng)
+
+    before = {
+        f"layers.{at}.q_proj": LowRank(spread(outer, rank) / 100, spread(rank, inner) / 10) for at in range(sites)
+    }
+    after = {
+        name: LowRank(site.b + spread(outer, rank) / 1000, site.a + spread(rank, inner) / 1000)
+        for name, site in before.items()
+    }
+    return Adapters(before), Adapters(after)
+
+
+def update_cases(quick: bool) -> Iterator[tuple[str, Payload]]:
+    """Updates of synthetic factors through the compressors of the methods compared."""
+    before, after = factors(16 if quick else 64, 1024 if quick else 3072, 1024 if quick else 3072, 4 if quick else 7, 0)
+    change = {key: after[key] - before[key] for key, _ in before.items()}
+    only_b = {key: tensor for key, tensor in change.items() if key[1] == "b"}
+    flat = torch.cat([tensor.reshape(-1) for tensor in change.values()]).abs()
+    least = flat.kthvalue(int(0.96 * len(flat))).values
+    top: Leaves = {key: sparse(tensor, tensor.abs() > least) for key, tensor in change.items()}
+    everything: Leaves = {key: dense(tensor) for key, tensor in change.items()}
+    link, cast = Link(before, after, 3), Cast("bfloat16")
+    chains: dict[str, tuple[Leaves, tuple[Step, ...]]] = {
+        "fedsrd up": (everything, (ImportanceDrop(KurtosisRate(0.96, 0.0, 0.0), rescale=True), cast)),
+        "fedsrd down": ({key: dense(tensor) for key, tensor in only_b.items()}, (RandomDrop(0.8), cast)),
+        "top-k": (top, (cast,)),
+        "ffa-lora": ({key: dense(tensor) for key, tensor in only_b.items()}, (cast,)),
+        "int8": (everything, (Quantise(8, "channel"),)),
+        "int4": (everything, (Quantise(4, "channel"),)),
+        "top-k int4": (top, (Quantise(4, symmetric=True),)),
+    }
+    for name, (leaves, steps) in chains.items():
+        for step in steps:
+            leaves = step(leaves, link)
+        yield name, Payload("change", 0, 0, leaves)
+
+
+def synthetic_cases(quick: bool) -> Iterator[tuple[str, Payload]]:
+    """One large bfloat16 leaf, positions drawn evenly, or with row and column densities spread like a log-normal."""
+    rng = np.random.default_rng(0)
+    shape = (1024, 1024) if quick else (4096, 2560)
+    values = torch.from_numpy(rng.standard_normal(shape, np.float32)) / 1000
+    for density in DENSITIES:
+        for name, rows, columns in (("even", 0, 0), ("unequal rows", 1, 0), ("unequal rows and columns", 0.7, 0.7)):
+            chance = np.exp(rows * rng.standard_normal((shape[0], 1)) + columns * rng.standard_normal((1, shape[1])))
+            keep = rng.random(shape) < density * chance / chance.mean()
+            yield f"synthetic {name}", one(sparse(values.bfloat16(), torch.from_numpy(keep)), density)
+
+
+def one(leaf: Any, density: float) -> Payload:
+    return Payload("change", 0, 0, {(f"density {density}", "b"): leaf})
+
+
+def saved_cases(folder: Path) -> Iterator[tuple[str, Payload]]:
+    """Packed payloads as they were sent."""
+    for path in sorted(folder.glob("*.tw")):
+        yield path.stem, unpack(path.read_bytes())
+
+
+def best(work: Callable[[], Any], seconds: float, most: int) -> float:
+    """Seconds of the fastest of at most `most` repetitions within the time given (one at least)."""
+    times: list[float] = []
+    while not times or (len(times) < most and sum(times) < seconds):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak(work: Callable[[], Any]) -> int:
+    tracemalloc.start()
+    work()
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return taken
+
+
+def measure(case: str, payload: Payload, quick: bool) -> Iterator[dict[str, Any]]:
+    """A line for each codec."""
+    size = sum(leaf.size for leaf in payload.leaves.values())
+    bound = sum(bound_bits(leaf) for leaf in payload.leaves.values())
+    seconds, most = (0.15, 5) if quick else (0.4, 9)
+    for name, codec in rivals(payload).items():
+        blob = codec.encode(payload)
+        encode, decode = partial(codec.encode, payload), partial(codec.decode, blob)
+        yield {
+            "case": case,
+            "density": round(payload.density, 6),
+            "codec": name,
+            "bits_per_parameter": round(8 * len(blob) / size, 5),
+            "ratio_to_entropy": round(8 * len(blob) / bound, 4) if bound else None,
+            "encode_gb_s": round(4e-9 * size / best(encode, seconds, most), 3),
+            "decode_gb_s": round(4e-9 * size / best(decode, seconds, most), 3),
+            "peak_mb": round(max(peak(encode), peak(decode)) / 2**20, 2),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small tensors, less than 45 s")
+    parser.add_argument("--payloads", type=Path, help="folder of packed payloads (*.tw) to measure as well")
+    parser.add_argument("--output", type=Path, help="also write the lines here, as a JSON list")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = [update_cases(options.quick), synthetic_cases(options.quick)]
+    if options.payloads:
+        cases.insert(0, saved_cases(options.payloads))
+    lines = []
+    for group in cases:
+        for case, payload in group:
+            for line in measure(case, payload, options.quick):
+                print(json.dumps(line), flush=True)
+                lines.append(line)
+    if options.output:
+        options.output.write_text("[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
