@@ -196,8 +196,12 @@ def show_data(options: argparse.Namespace) -> int:
 
 def show_payload(options: argparse.Namespace) -> int:
     from thinwire.report import inspect
+    from thinwire.wire import WireError
 
-    return inspect.main(options.file, options.json)
+    try:
+        return inspect.main(options.file, options.json)
+    except WireError as error:
+        raise ConfigError(f"{options.file}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class DataConfig:
     clients: tuple[str, ...] = setting((), "domains or files that are clients; empty: all that the source has")
     evaluate: tuple[str, ...] = setting((), "further domains that are only evaluated (out of domain)")
     partition: str = setting("file", "how examples become clients", choices=("file", "column", "iid", "dirichlet"))
-    column: str | None = setting(None, "column that names the client (partition column) or the label (dirichlet, table)")
+    column: str | None = setting(None, "column of the client (partition column) or of the label (dirichlet, table)")
     count: int = setting(4, "number of clients for iid and dirichlet", low=1)
     alpha: float = setting(0.5, "concentration of dirichlet; small is uneven", above=0)
     instruction: str = setting("instruction", "column of the question")

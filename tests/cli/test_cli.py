@@ -225,3 +225,13 @@ def test_data_shows_who_holds_what(tmp_path, capsys):
 def test_data_with_no_usable_example_is_named(capsys):
     assert main(["data", "--set", "data.max_length=8", "--set", "data.train_limit=4"]) == 2
     assert "data.max_length" in capsys.readouterr().err
+
+
+def test_inspect_names_what_it_cannot_read(tmp_path, capsys):
+    (tmp_path / "junk").write_bytes(b"no payload at all")
+    for name, code in (("junk", 2), ("absent", 1), (".", 1)):
+        assert main(["inspect", str(tmp_path / name)]) == code
+        shown = capsys.readouterr().err
+        assert shown.startswith("thinwire: ")
+        assert str(tmp_path / name) in shown
+        assert shown.count("\n") == 1
