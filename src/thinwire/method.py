@@ -1,4 +1,4 @@
-"""The one abstraction: a method says what is trained, how a change is compressed, and how changes become the new adapter.
+"""The one abstraction: what is trained, how a change is compressed, and how changes become the new adapter.
 
 Every part has a neutral default, which together are FedIT; a method's file holds only the part its paper invented. A
 method is a frozen dataclass of hyper-parameters; its functions are pure, and it never sees a model, an optimizer, a
