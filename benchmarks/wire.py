@@ -1,9 +1,9 @@
 """Bytes and speed of packed payloads against what else is used to send updates; prints JSON lines.
 
 `python benchmarks/wire.py [--quick] [--payloads DIR] [--output FILE]`. With `--payloads`, every packed payload (*.tw)
-of the folder is a case of its own, named by its file. Speeds are gigabytes of dense float32 a second of one core's time,
-the best of a few repetitions; peak_mb is what NumPy and Python allocate while encoding or decoding, input apart. The codec
-"thinwire, one density" does without classes of rows and columns.
+of the folder is a case of its own, named by its file. Speeds are gigabytes of dense float32 a second of one core's
+time, the best of a few repetitions; peak_mb is what NumPy and Python allocate while encoding or decoding, input apart.
+The codec "thinwire, one density" does without classes of rows and columns.
 """
 
 from __future__ import annotations
