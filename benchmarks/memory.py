@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def peak_extra_mb(work: Callable[[], object], device: torch.device) -> float:
@@ -21,7 +22,7 @@ def peak_extra_mb(work: Callable[[], object], device: torch.device) -> float:
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _return_memory_from(1 << 16)
     before, peak, done = anonymous(), [0], threading.Event()
 
     def watch() -> None:
@@ -35,7 +36,16 @@ def peak_extra_mb(work: Callable[[], object], device: torch.device) -> float:
     finally:
         done.set()
         watcher.join()
+        _return_memory_from(1 << 25)
     return (max(peak[0], before) - before) / 1e6
+
+
+def _return_memory_from(size: int) -> None:
+    """glibc: blocks of this size on go back to the system when freed, and all that is free does now."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, size)
+    libc.mallopt(M_TRIM_THRESHOLD, 4 * size)
+    libc.malloc_trim(0)
 
 
 def anonymous() -> int:

@@ -53,10 +53,10 @@ class Mean:
 def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """As `best_of_few`, for any number of clients: memory of one, 4 passes, in hard cases up to 2 + 2 * SWEEPS.
 
-    One pass finds the means; one applies W' to the column space of `B + mean dB`. A block of r + 8 vectors starts there;
-    a pair of passes applies W and then W', which contracts its error by `(s_(r+9) / s_r)^2` (s: the singular values of
-    W), until `_error` is small. Error: 1e-7 of the result, and of the clients' differences where those are as large as
-    the factors; without a gap after s_r, TOLERANCE may not be reached in SWEEPS.
+    One pass finds the means, one applies W' to the column space of `B + mean dB`. A block of r + 8 vectors starts
+    there; a pair of passes applies W and then W', which contracts its error by `(s_(r+9) / s_r)^2` (s: the singular
+    values of W), until `_error` is small. Error: 1e-7 of the result, and of the clients' differences where those are as
+    large as the factors; without a gap after s_r, TOLERANCE may not be reached in SWEEPS.
     Source: Halko, Martinsson, Tropp 2011, section 4.5, with a start that is known and factors that are read again.
     """
     w, rank = Mean(fixed.b, a, terms), a.shape[0]
