@@ -43,7 +43,7 @@ def calls(text: str) -> list[list[str]]:
     return [shlex.split(call) for call in found if not re.search(r"\b(RECIPE|DIR|FILE|NAME|KEY)\b", call)]
 
 
-CALLS = [(name, call) for name, text in TEXTS.items() for call in calls(text)]
+CALLS = [(name, call) for name, text in TEXTS.items() if name != "LOG.md" for call in calls(text)]
 RECIPES = [(name, block) for name, text in TEXTS.items() for block in blocks(text, "toml")]
 
 
