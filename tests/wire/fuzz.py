@@ -2,8 +2,8 @@
 
 Mutants start from sound payloads of every kind and from earlier mutants that met an error not seen before. Three of
 four get a checksum that fits. Each must end in WireError or in a payload within the receiver's limits that packs again;
-in less than a second of the processor's time; and without ever allocating more than twice the receiver's limit, all of Python's and NumPy's
-allocations together: measured for one mutant in `traced`, and for the whole process by how much it grows.
+in less than a second of the processor's time; and without ever allocating more than twice the receiver's limit, all of
+Python's and NumPy's allocations together: measured for one mutant in `traced`, and by how much the process grows.
 """
 
 from __future__ import annotations
