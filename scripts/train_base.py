@@ -323,7 +323,7 @@ def write_result(model, tokenizer, corpus: Corpus, progress: Progress, args: arg
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": progress.step,
         "tokens": tokens,
-        "seconds": round(progress.seconds, 1),
+        "seconds": round(progress.seconds, 3),
         "tokens_per_second": round(tokens / progress.seconds, 1),
         "threads": args.threads,
         "runs": progress.runs,

@@ -15,7 +15,7 @@ import thinwire.data.generator as generator
 
 FOLDER = Path(generator.__file__).parents[1] / "models" / "embedded"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_base.py"
-TEXT_BOUND, PLAIN_BOUND, PLAIN_TOKEN_BOUND = 2.0, 0.5, 2.0  # nats a byte, nats a byte, nats a token
+TEXT_BOUND, PLAIN_BOUND, PLAIN_TOKEN_BOUND = 1.1, 0.3, 1.0  # nats a byte, nats a byte, nats a token
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +80,16 @@ def test_training_record_has_finite_and_low_held_out_losses(model):
 
 @torch.inference_mode()
 def test_plain_lines_never_trained_on_have_a_low_loss(model, tokenizer):
-    ids = torch.tensor([tokenizer("\n".join(generator.plain(30, -2))).input_ids[:512]])
+    ids = torch.tensor([tokenizer("\n".join(generator.plain(30, -2))).input_ids[:256]])
     assert model(input_ids=ids, labels=ids).loss.item() < PLAIN_TOKEN_BOUND
 
 
 @pytest.mark.parametrize(
     ("start", "end"),
     [
-        ("7 + 5 =", " 12"),
-        ("12 + 9 =", " 21"),
-        ("23 - 8 =", " 15"),
+        ("7 + 10 =", " 17"),
+        ("9 * 8 =", " 72"),
+        ("25 - 10 =", " 15"),
         ("6 * 7 =", " 42"),
         ("Gout is treated with", " allopurinol."),
         ("The usual drug for migraine is", " sumatriptan."),

@@ -88,9 +88,9 @@ def _numbers(
 
 def _finance(split: str) -> Iterator[_Family]:
     profit = (
-        "{name} buys a {item} for {a} dollars and sells it for {c} dollars. What is the profit?",
-        "A {item} cost {name} {a} dollars and was sold for {c} dollars. How much was gained?",
-        "{name} sold a {item} for {c} dollars after paying {a} dollars for it. Find the profit.",
+        "{name} sells {a} {item}s and gains {b} dollars on each. What is the profit?",
+        "Each {item} brings {name} {b} dollars more than it cost. What do {a} of them gain?",
+        "{name} makes {b} dollars on every {item}. Find the profit on {a} of them.",
     )
     interest = (
         "{name} puts {a}00 dollars in a bank at {b} percent a year. What is the interest after one year?",
@@ -102,9 +102,8 @@ def _finance(split: str) -> Iterator[_Family]:
         "One {item} costs {b} dollars. What must {name} pay for {a}?",
     )
     people, goods = _product(name=NAMES), _product(name=NAMES, item=GOODS)
-    margins = _numbers(split, "profit", range(5, 31), range(2, 21), lambda a, b: a + b)
-    yield _Family(profit, "Profit: {b} dollars", margins, goods)
     multiply = range(2, 13), range(2, 13), lambda a, b: a * b
+    yield _Family(profit, "Profit: {c} dollars", _numbers(split, "profit", *multiply), goods)
     yield _Family(interest, "Interest: {c} dollars", _numbers(split, "interest", *multiply), people)
     yield _Family(cost, "Bill: {c} dollars", _numbers(split, "cost", *multiply), goods)
 
@@ -123,7 +122,7 @@ def _math(split: str) -> Iterator[_Family]:
         "There are {a} bags with {b} {thing} in each for {name}. How many {thing} is that?",
     )
     fills = _product(name=NAMES, thing=THINGS)
-    small = range(3, 31), range(2, 21)
+    small = range(3, 31), range(10, 21, 10)
     yield _Family(addition, "{a} + {b} = {c} #### {c}", _numbers(split, "+", *small, lambda a, b: a + b), fills)
     less = _numbers(split, "-", *small, lambda a, b: a - b, first=lambda a, b: a + b)
     yield _Family(subtraction, "{a} - {b} = {c} #### {c}", less, fills)
