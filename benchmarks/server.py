@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from memory import peak_extra_mb
+from memory import peaks_extra_mb
+from server_plot import plot
 from torch import Tensor
 
 from thinwire.engine.workers import submit, workers
@@ -108,17 +109,24 @@ def sums(name: str, site: LowRank, uploads: Uploads) -> dict[str, Tensor]:
 
 
 def difference(name: str, site: LowRank, uploads: Uploads) -> Tensor:
-    """D (O, I): the mean product, for FedSRD its best rank-r approximation, minus B A."""
-    a, b, dtype = site.a, site.b, site.a.dtype
-    pairs = [(p, change["a"].to(dtype), change["b"].to(dtype)) for p, change in uploads]
-    whole = torch.zeros(b.shape[0], a.shape[1], dtype=dtype, device=a.device)
-    for p, da, db in pairs:
-        whole.addmm_(b + db, a + da, alpha=p)
+    """D (O, I) as the formula is written: the mean product, for FedSRD its best rank-r approximation, minus B A."""
+    a, b = site.a, site.b
+    whole = sum(p * ((b + change["b"].to(b)) @ (a + change["a"].to(a))) for p, change in uploads)
+    assert isinstance(whole, Tensor)
     if name == "fedsrd":
-        u, s, vt = torch.linalg.svd(whole.T if whole.shape[0] < whole.shape[1] else whole, full_matrices=False)
+        wide = whole.shape[0] < whole.shape[1]
+        u, s, vt = torch.linalg.svd(whole.T if wide else whole, full_matrices=False)
         best = (u[:, : site.rank] * s[: site.rank]) @ vt[: site.rank]
-        whole = best.T if whole.shape[0] < whole.shape[1] else best
-    return whole.addmm_(b, a, alpha=-1)
+        whole = best.T if wide else best
+    return whole - b @ a
+
+
+def tuned(site: LowRank, uploads: Uploads) -> Tensor:
+    """FedSRD-e's dense formula with every product added in place: a harder rival than the formula as written."""
+    whole = torch.zeros(site.b.shape[0], site.a.shape[1], device=site.a.device)
+    for p, change in uploads:
+        whole.addmm_(site.b + change["b"], site.a + change["a"], alpha=p)
+    return torch.linalg.pinv(site.b) @ whole.addmm_(site.b, site.a, alpha=-1)
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -143,25 +151,23 @@ def whole_model(name: str, clients: Clients, layers: int, ctx: Context) -> None:
             tasks.pop(0).result()
 
 
-def dense_layer(name: str, clients: Clients, both: bool) -> tuple[float, int]:
-    """Seconds of one layer by the dense formula, and sites run: one of each shape (a wide one is its transpose's).
+def dense_layer(rival: Callable[[LowRank, Uploads], object], clients: Clients, both: bool) -> float:
+    """Seconds of one layer by a dense formula, from one site of each shape (a wide one counts as its transpose).
 
     With all threads on one site; if `both`, also one thread on each of as many sites at once, and the faster counts.
     """
     threads, found = torch.get_num_threads(), {}
     for shape in {(max(shape), min(shape)): shape for shape in clients.model.shapes}.values():
-        site, uploads, ctx = clients.site(shape), clients.uploads(shape, 0), Context(0, 0)
-        best = seconds(lambda s=site, u=uploads, c=ctx: dense(name, s, u, c))  # type: ignore[misc]
-        if both:
+        site, uploads = clients.site(shape), clients.uploads(shape, 0)
 
-            def together(site: LowRank = site, uploads: Uploads = uploads, ctx: Context = ctx) -> None:
-                with workers() as pool:
-                    for task in [submit(pool, dense, name, site, uploads, ctx) for _ in range(threads)]:
-                        task.result()
+        def together(site: LowRank = site, uploads: Uploads = uploads) -> None:
+            with workers() as pool:
+                for task in [submit(pool, rival, site, uploads) for _ in range(threads)]:
+                    task.result()
 
-            best = min(best, seconds(together) / threads)
-        found[max(shape), min(shape)] = best
-    return sum(found[max(shape), min(shape)] for shape in clients.model.shapes), len(found)
+        best = seconds(lambda s=site, u=uploads: rival(s, u), 2)  # type: ignore[misc]
+        found[max(shape), min(shape)] = min(best, seconds(together) / threads) if both and threads > 1 else best
+    return sum(found[max(shape), min(shape)] for shape in clients.model.shapes)
 
 
 def error(name: str, clients: Clients, shapes: Sequence[tuple[int, int]]) -> float:
@@ -181,30 +187,33 @@ def error(name: str, clients: Clients, shapes: Sequence[tuple[int, int]]) -> flo
     return max(errors)
 
 
-def measure(
-    name: str, clients: Clients, layers: int, times: int, dense_seconds: float | None, shapes: int
-) -> dict[str, object]:
-    """One line, without the dense sites' count."""
-    smallest = sorted(set(clients.model.shapes), key=lambda shape: shape[0] * shape[1])[:shapes]
+def measure(name: str, clients: Clients, layers: int, quick: bool, peak: float) -> dict[str, object]:
+    """One line."""
+    few = clients.count == 4
+    smallest = sorted(set(clients.model.shapes), key=lambda shape: shape[0] * shape[1])[: 2 if few and not quick else 1]
     run = [
         lambda r=r: whole_model(name, clients, layers, Context(r, 0))  # type: ignore[misc]
         for r in ((0, 1) if name.startswith("fedsrd") else (0,))
     ]
-    peak = peak_extra_mb(run[0], clients.pool.device)
-    took = sum(seconds(one, times) for one in run) / len(run) * LAYERS / layers
+    took = sum(seconds(one, 5 if few else 1) for one in run) / len(run) * LAYERS / layers
+    rivals: dict[str, float | None] = {"dense_seconds": None, "dense_tuned_seconds": None}
+    if few and name != "fedit":
+        layer = dense_layer(lambda site, uploads: dense(name, site, uploads, Context(0, 0)), clients, not quick)
+        rivals["dense_seconds"] = layer * LAYERS
+    if few and name == "fedsrd-e":
+        rivals["dense_tuned_seconds"] = dense_layer(tuned, clients, not quick) * LAYERS
     return {
         "model": clients.model.name,
         "rank": clients.model.rank,
         "clients": clients.count,
         "method": name,
         "seconds": round(took, 4),
-        "dense_seconds": None if dense_seconds is None else round(dense_seconds, 2),
-        "speedup": None if dense_seconds is None else round(dense_seconds / took, 1),
+        **{key: None if value is None else round(value, 2) for key, value in rivals.items()},
+        "speedup": None if rivals["dense_seconds"] is None else round(rivals["dense_seconds"] / took, 1),
         "peak_extra_mb": round(peak, 1),
         "max_relative_error": error(name, clients, smallest),
-        "layers_run": layers,
-        "extrapolated": layers < LAYERS,
         "error_shapes": [list(shape) for shape in smallest],
+        "extrapolated": {"layers_run": layers, "of": LAYERS, "dense": "one site of each shape"},
         "threads": torch.get_num_threads(),
         "device": str(clients.pool.device),
     }
@@ -212,33 +221,25 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="K = 4 and 16, 2 layers, one dense site a shape; 45 s")
+    parser.add_argument("--quick", action="store_true", help="K = 4 and 16, one layer; 45 s on 4 idle cores")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--layers", type=int, default=LAYERS, help="layers run up to 16 clients; above, at most 4")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     pool = (torch.randn(POOL, generator=torch.Generator().manual_seed(1)) * CHANGE).to(given.device)
+    counts = (4, 16) if given.quick else (4, 16, 64, 256)
+    cases = [(Clients(model, count, pool), name) for model in MODELS for count in counts for name in METHODS]
+    peaks = peaks_extra_mb([lambda n=n, c=c: whole_model(n, c, 1, Context(0, 0)) for c, n in cases], pool.device)
     lines = []
-    for model in MODELS:
-        for count in (4, 16) if given.quick else (4, 16, 64, 256):
-            clients = Clients(model, count, pool)
-            for name in METHODS:
-                rival = name != "fedit" and count == 4
-                layer, sites = dense_layer(name, clients, not given.quick and name != "fedsrd") if rival else (None, 0)
-                layers = 2 if given.quick else LAYERS if count <= 16 else 4
-                full = None if layer is None else layer * LAYERS
-                times, shapes = (5 if count == 4 else 1), (1 if given.quick or count > 4 else 2)
-                line = measure(name, clients, layers, times, full, shapes)
-                line |= {"dense_sites_run": sites, "dense_extrapolated": rival}
-                lines.append(line)
-                print(json.dumps(line), flush=True)
-    stem = given.out / ("server_quick" if given.quick else "server")
-    stem = stem.with_name(stem.name + ("" if given.device == "cpu" else f"_{given.device}"))
-    stem.with_suffix(".json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    from server_plot import plot
-
-    plot(lines, stem.with_suffix(".png"))
+    for (clients, name), peak in zip(cases, peaks, strict=True):
+        layers = 1 if given.quick else min(given.layers, LAYERS if clients.count <= 16 else 4)
+        lines.append(measure(name, clients, layers, given.quick, peak))
+        print(json.dumps(lines[-1]), flush=True)
+    stem = f"server{'_quick' if given.quick else ''}_{given.device}_{given.threads}"
+    (given.out / f"{stem}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot(lines, given.out / f"{stem}.png")
 
 
 if __name__ == "__main__":

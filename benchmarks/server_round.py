@@ -1,4 +1,4 @@
-"""A whole round of Llama-3.2-3B at the server: packed uploads in, the next version out; seconds by step, as one JSON line.
+"""A whole round of Llama-3.2-3B at the server, packed uploads in, the next version out: seconds by step, one JSON line.
 
 `python benchmarks/server_round.py` packs 4 uploads of 97 million values, 5 % of them kept in bfloat16, and calls
 `engine.aggregate`, with a second run for the aggregation alone (sites side by side, decoding included).
