@@ -1,4 +1,4 @@
-"""The server's aggregation of a round: same bits on any number of threads, in any order, from files; a stream of uploads."""
+"""The server's aggregation of a round: same bits on any number of threads, in any order, from files, as a stream."""
 
 import mmap
 import threading

@@ -98,7 +98,8 @@ def test_sites_of_equal_shape_at_once(damping: float | None) -> None:
     ones = [LowRank(b, a) for b, a in zip(many.b, many.a, strict=True)]
     mean, rest = pair(30, 20, 3, 1, batch=(4,)).a * 1e-2, pair(30, 20, 2, 2, batch=(4,))
     together = lowrank.project(many.b, mean, rest, damping)
-    apart = [lowrank.project(o.b, m, LowRank(b, a), damping) for o, m, b, a in zip(ones, mean, rest.b, rest.a, strict=True)]
+    each = zip(ones, mean, rest.b, rest.a, strict=True)
+    apart = [lowrank.project(one.b, m, LowRank(b, a), damping) for one, m, b, a in each]
     assert close(together, torch.stack(apart).double(), 1e-5)
     for function in (lowrank.norm, lambda x: lowrank.inner(x, x), lambda x: dense(lowrank.truncate(x, 2))):
         assert close(function(many), torch.stack([function(one) for one in ones]), 1e-6)
