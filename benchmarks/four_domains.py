@@ -23,7 +23,6 @@ METHODS: dict[str, list[str]] = {
     "fedsrd": ["method.name=fedsrd"],
     "fedsrd-e": ["method.name=fedsrd-e"],
     "fedsrd faithful": ["method.name=fedsrd", "method.faithful=true"],
-    "fedsrd-e faithful": ["method.name=fedsrd-e", "method.faithful=true"],
     "local": ["method.name=local"],
     "centralised": ["method.name=centralised"],
 }
@@ -64,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "four_domains.toml")
     parser.add_argument("--methods", nargs="*", choices=METHODS)
-    parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 2e-3, 4e-3])
+    parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 2.5e-3, 6e-3])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=4, help="runs at a time, one thread each")
     return parser.parse_args()
@@ -78,13 +77,8 @@ def play(options: argparse.Namespace, name: str, rate: float, seed: int, split: 
     """The summary of one run; of a run that diverged, what it says of itself."""
     directory = folder(options, name, rate, seed, split)
     if not (directory / "summary.json").exists():
-        changes = [
-            *METHODS[name],
-            f"train.learning_rate={rate}",
-            f"run.seed={seed}",
-            f"data.split={split}",
-            "run.threads=1",
-        ]
+        changes = [*METHODS[name], f"train.learning_rate={rate}", f"run.seed={seed}", f"data.split={split}"]
+        changes += ["run.threads=1", *(["run.evaluate_every=0"] if split == "validation" else [])]
         command = [sys.executable, "-m", "thinwire.cli", "run"]
         if (directory / "config.json").exists():
             command += ["--resume", str(directory)]
