@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -135,7 +136,9 @@ def bits(tensors: Any) -> Any:
         return {key: bits(value) for key, value in tensors.items()}
     if isinstance(tensors, list | tuple):
         return [bits(value) for value in tensors]
-    return bits(vars(tensors)) if hasattr(tensors, "__dataclass_fields__") else tensors
+    if is_dataclass(tensors):
+        return {spec.name: bits(getattr(tensors, spec.name)) for spec in fields(tensors)}
+    return tensors
 
 
 def everything(state: State) -> Any:

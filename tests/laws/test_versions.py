@@ -7,7 +7,6 @@ import pytest
 from tests.laws.synthetic import bits, federation, first, rounds, start_adapters
 from thinwire.adapters import same
 from thinwire.engine import message, receive
-from thinwire.engine.server import state_message
 from thinwire.simulation.rounds import play
 from thinwire.wire import WireError
 
@@ -33,7 +32,7 @@ def test_both_ways_to_catch_up_end_in_the_same_bits(travelling, other_start):
     for version, state in [(None, states[0]), *((state.server.version, state) for state in states)]:
         held = start_adapters() if version is None else state.server.adapters
         missed = [log[number] for number in range(0 if version is None else version + 1, server.version + 1)]
-        for blobs in (missed, [state_message(server)], message(server, version)):
+        for blobs in (missed, [server.state], message(server, version)):
             got, reached = receive(held, version, blobs, server.start, server.run)
             assert reached == server.version
             assert bits(got) == bits(server.adapters)
@@ -45,9 +44,9 @@ def test_the_smaller_way_is_sent(travelling):
     for version in (None, *range(server.version + 1)):
         sent = sum(map(len, message(server, version)))
         missed = sum(len(log[number]) for number in range(0 if version is None else version + 1, server.version + 1))
-        assert sent <= len(state_message(server))
+        assert sent <= len(server.state)
         if all(n in server.log for n in range(0 if version is None else version + 1, server.version + 1)):
-            assert sent == min(missed, len(state_message(server)))
+            assert sent == min(missed, len(server.state))
     assert message(server, server.version) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +35,24 @@ class Server:
     residual: Change = field(default_factory=dict)
     log: Mapping[int, bytes] = field(default_factory=dict)
 
+    @cached_property
+    def moved(self) -> Change:
+        """The tensors that differ from the seeded start."""
+        return {key: tensor for key, tensor in self.adapters.items() if not torch.equal(tensor, self.start[key])}
+
+    @cached_property
+    def state(self) -> bytes:
+        """The message that makes a client of any version, or of none, hold this one: what moved, in float32, packed."""
+        leaves = {key: dense(tensor.float()) for key, tensor in self.moved.items()}
+        with span("wire"):
+            return pack(Payload("state", self.version, self.run, leaves))
+
+    @cached_property
+    def state_bounds(self) -> tuple[int, int]:
+        """Bytes that `state` surely exceeds (2 a value that is not 0) and surely does not (4 a value), not packed."""
+        values = self.moved.values()
+        return 2 * sum(int(t.count_nonzero()) for t in values), 64 + sum(4 * t.numel() + 64 for t in values)
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -56,23 +75,17 @@ class Outcome:
 def begin(start: Adapters, run: int, initial: Adapters | None = None) -> Server:
     """A server at version 0. `start` follows from the seed on all sides; `initial`, an adapter to continue, travels."""
     server = Server(run, start, initial or start)
-    return replace(server, log={0: state_message(server)})
+    return replace(server, log={0: server.state})
 
 
 def message(server: Server, version: int | None) -> list[bytes]:
     """What brings a client from `version` (None: it holds nothing) to the server's: what it missed or a state."""
-    missed = range(0 if version is None else version + 1, server.version + 1)
-    state = [state_message(server)]
-    if any(number not in server.log for number in missed):
-        return state
-    return min([server.log[number] for number in missed], state, key=lambda blobs: sum(map(len, blobs)))
-
-
-def state_message(server: Server) -> bytes:
-    """The tensors that differ from the seeded start, in float32, packed."""
-    leaves = {key: dense(t.float()) for key, t in server.adapters.items() if not torch.equal(t, server.start[key])}
-    with span("wire"):
-        return pack(Payload("state", server.version, server.run, leaves))
+    numbers = range(0 if version is None else version + 1, server.version + 1)
+    if any(number not in server.log for number in numbers):
+        return [server.state]
+    missed = [server.log[number] for number in numbers]
+    size = sum(map(len, missed))
+    return missed if size <= server.state_bounds[0] or size <= len(server.state) else [server.state]
 
 
 def aggregate(method: Method, server: Server, uploads: Iterable[Upload], ctx: Context) -> tuple[Server, Outcome]:
@@ -105,12 +118,12 @@ def aggregate(method: Method, server: Server, uploads: Iterable[Upload], ctx: Co
 
 
 def prune(server: Server) -> Server:
-    """Forget broadcasts that no catch-up needs any more, because a full state would be smaller; the newest is kept."""
-    limit, total = len(state_message(server)), 0
+    """Forget broadcasts that no catch-up needs any more, because a full state is surely smaller; the newest is kept."""
+    total = 0
     log: dict[int, bytes] = {}
     for version in sorted(server.log, reverse=True):
         total += len(server.log[version])
-        if total > limit and log:
+        if total > server.state_bounds[1] and log:
             break
         log[version] = server.log[version]
     return replace(server, log=log)

@@ -30,7 +30,7 @@ class Turned:
 
 @dataclass(frozen=True, kw_only=True)
 class FedSRDe(Method):
-    """Upload the important entries of dA and dB; project the exact mean product on A or B in turn; broadcast a thin change.
+    """Upload the important entries of dA and dB; project the mean product on A or B in turn; broadcast a thin change.
 
     Server: `D = sum_k p_k (B + dB_k)(A + dA_k) - B A`, then `DA = pinv(B) D` or `DB = D pinv(A)`, by round.
     Differs, unless `faithful`: starts with B (B = 0 makes the official first round a loss); one budget of kept entries
@@ -49,7 +49,7 @@ class FedSRDe(Method):
     first: str | None = setting(None, "factor updated in round 0; official a, ours b", choices=("a", "b"))
     base_rate: float = setting(0.85, "upload: drop rate, the smallest one under rule kurtosis", low=0, below=1)
     rule: str | None = setting(
-        None, "upload: what is dropped; official kurtosis (each tensor by itself), ours budget", choices=("kurtosis", "budget")
+        None, "upload: what is dropped; official kurtosis, of each tensor; ours budget", choices=("kurtosis", "budget")
     )
     rise: float = setting(0.1, "rule kurtosis: rate added per unit of log kurtosis", low=0)
     cap: float = setting(0.11, "rule kurtosis: largest rate added; 1: uncapped", low=0, high=1)
@@ -57,10 +57,10 @@ class FedSRDe(Method):
     download: str | None = setting(None, "download mask; official random, ours budget", choices=("random", "budget"))
     rescale: bool | None = setting(None, "rescale what rule kurtosis or a random mask keeps; official true, ours false")
     solve: str | None = setting(
-        None, "how D is realised on the fixed factor; official pinv, ours bounded", choices=("pinv", "damped", "bounded")
+        None, "how D is put on the fixed factor; official pinv, ours bounded", choices=("pinv", "damped", "bounded")
     )
     damping: float = setting(0.05, "solve damped: lambda as a share of the largest eigenvalue", above=0)
-    error_feedback: float | None = setting(None, "share of what masks drop that is kept; official 0, ours 1", low=0, high=1)
+    error_feedback: float | None = setting(None, "share kept of what masks drop; official 0, ours 1", low=0, high=1)
 
     @property
     def feedback(self) -> float:

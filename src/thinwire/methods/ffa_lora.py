@@ -18,7 +18,9 @@ class FFALoRA(Method):
     paper: ClassVar[str] = "arXiv:2403.12313"
     up_words: ClassVar[str] = "dense dB"
     down_words: ClassVar[str] = "dense dB"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({"precision": "float32"}, "local", {"freeze_a": True}, 1e-6, clients=1),)
+    limits: ClassVar[tuple[Limit, ...]] = (
+        Limit({"precision": "float32"}, "local", {"freeze_a": True}, 1e-6, clients=1),
+    )
 
     def trains(self, ctx: Context) -> frozenset[str]:
         return frozenset({"b", EXTRA})
