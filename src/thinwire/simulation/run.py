@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
+from thinwire.clock import clock, span
 from thinwire.config import Recipe
 from thinwire.engine import begin
 from thinwire.evaluation import Scores
@@ -23,8 +24,6 @@ from thinwire.simulation.directory import RunDirectory, write_json
 from thinwire.simulation.rounds import Federation, Line, State, deliver, play, start
 from thinwire.simulation.session import Session, method_of, open_session
 
-Table = dict[str, dict[str, float]]
-
 
 class Watcher(Protocol):
     """Who is told how a run goes on."""
@@ -33,14 +32,6 @@ class Watcher(Protocol):
     def line(self, line: Line) -> None: ...
     def round(self, state: State) -> None: ...
     def warn(self, text: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The last state of a round loop, and what evaluation cost on the way."""
-
-    state: State
-    lines: list[Line]
 
 
 def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool = False) -> dict[str, Any]:
@@ -57,11 +48,14 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool 
     session.federation(method)  # names a client that does not exist before anything is written
     if not resume:
         directory.begin(recipe)
-    watcher.phase("scoring the base")
-    before = session.score(session.initial, session.tests)
-    state, scores = play_all(session, method, directory, watcher)
-    alone = alone_scores(session, method, directory, watcher, scores)
+    with clock() as seconds:
+        watcher.phase("scoring the base")
+        with span("eval"):
+            before = session.score(session.initial, session.tests)
+        state, scores = play_all(session, method, directory, watcher)
+        alone = alone_scores(session, method, directory, watcher, scores)
     summary = summarise(session, method, state, before, scores, alone)
+    summary["seconds"]["eval"] += seconds["eval"]
     summary["seconds"]["total"] = time.perf_counter() - began
     summary["directory"] = str(directory.path)
     write_json(directory.path / "summary.json", summary)
@@ -84,7 +78,8 @@ def play_all(
         watcher.round(state)
     watcher.phase("scoring")
     finals = final_adapters(method, state)
-    scores = {owner: session.score(adapters, session.tests) for owner, adapters in finals.items()}
+    with span("eval"):
+        scores = {owner: session.score(adapters, session.tests) for owner, adapters in finals.items()}
     for owner, adapters in finals.items():
         folder = directory.adapter if len(finals) == 1 else directory.adapter / owner
         peft_bridge.export(session.model, adapters, folder)
