@@ -14,7 +14,7 @@ from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.config import Recipe
 from thinwire.data import Example
-from thinwire.data.load import encode_all, load
+from thinwire.data.load import HELD_OUT, encode_all, load
 from thinwire.evaluation import Scores, evaluate
 from thinwire.method import Client, Method
 from thinwire.methods import create
@@ -86,6 +86,8 @@ def open_session(recipe: Recipe) -> Session:
     start = peft_bridge.start(model, recipe.run.seed)
     initial = peft_bridge.load_adapter(model, recipe.model.adapter) if recipe.model.adapter else None
     config = recipe.data
+    if recipe.run.evaluate_every and not config.validation:
+        config = replace(config, validation=HELD_OUT)  # the best round must not be chosen on what was trained on
     clients, tests, skipped = encode_all(load(config, recipe.run.seed), base.tokenizer, config)
     monitor = tests if config.split == "validation" else {}
     if recipe.run.evaluate_every and not monitor:
