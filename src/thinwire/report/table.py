@@ -36,7 +36,8 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
 def scores(summary: Mapping[str, Any]) -> Table:
     """A row a domain, and the mean."""
     title = f"{summary['method']}: {summary['clients']} clients, {summary['rounds']} rounds"
-    table = Table(title=title, caption="exact match, % of held-out examples | loss, nats per token")
+    caption = {"score": "exact match, % of held-out examples", "token_accuracy": "tokens right, % of held-out tokens"}
+    table = Table(title=title, caption=f"{caption[shown(summary)]} | loss, nats per token")
     columns = [name for name in WORDS if name in next(iter(summary["score"].values()))]
     table.add_column("domain")
     for name in columns:
@@ -46,13 +47,19 @@ def scores(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def shown(summary: Mapping[str, Any]) -> str:
+    """Exact match, or token accuracy where the answers are too long for any to be matched whole."""
+    matched = any(value for row in summary["score"].values() for value in row.values())
+    return "score" if matched else "token_accuracy"
+
+
 def last(summary: Mapping[str, Any]) -> str:
     return list(summary["score"])[-1]
 
 
 def cell(summary: Mapping[str, Any], domain: str, column: str) -> str:
     """Score and loss of one domain (or the mean over those that have the column)."""
-    score, loss = (figure(summary[what], domain, column) for what in ("score", "loss"))
+    score, loss = (figure(summary[what], domain, column) for what in (shown(summary), "loss"))
     return "" if score is None or loss is None else f"{100 * score:.0f} | {loss:.3f}"
 
 
