@@ -18,11 +18,14 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from thinwire.data import generator
 
+CHECKPOINT = "checkpoint.safetensors"
 END, PAD = "<|endoftext|>", "<|pad|>"
 PLAIN_LINES_A_DOCUMENT = 16
 HELD_OUT_SEED = -1
@@ -81,12 +84,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder for model, tokenizer, training.json and checkpoint.pt")
+    add("--out", type=Path, required=True, help="folder for model, tokenizer, training.json and checkpoint")
     add("--text", type=Path, help="text or .gz file (default: $THINWIRE_DATA/pretrain/text.txt.gz)")
     add("--tokens", type=int, default=20_000_000, help="tokens to train on; the schedule spans them (default: 20M)")
     add("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="CPU threads (default: all but one)")
     add("--seed", type=int, default=0, help="seed of weights, order and plain lines (default: 0)")
-    add("--resume", action="store_true", help="go on from --out/checkpoint.pt (see below)")
+    add("--resume", action="store_true", help="go on from --out/checkpoint.safetensors (see below)")
     add("--checkpoint-seconds", type=float, default=240, help="time between checkpoints (default: 240)")
     add("--stop-after", type=int, help="stop with a checkpoint after this many steps, for a later --resume")
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="autocast type (default: bfloat16)")
@@ -253,21 +256,34 @@ def held_out_loss(model: LlamaForCausalLM, ids: np.ndarray, size: int, args: arg
     }
 
 
-def save_checkpoint(args: argparse.Namespace, model, optimizer, progress: Progress) -> None:
-    """Write --out/checkpoint.pt atomically."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **vars(progress)}
-    torch.save(state, args.out / "checkpoint.tmp")
-    os.replace(args.out / "checkpoint.tmp", args.out / "checkpoint.pt")
+def named_state(model: LlamaForCausalLM, optimizer) -> dict[str, torch.Tensor]:
+    """Every weight and every optimizer tensor by name; AdamW's are there once it has taken a step."""
+    tensors = {f"model {name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        for kind, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"{kind} {name}"] = tensor
+    return tensors
 
 
-def load_checkpoint(args: argparse.Namespace, model, optimizer) -> Progress:
-    """Where --out/checkpoint.pt stopped, with model and optimizer restored; the very start without --resume."""
+def save_checkpoint(args: argparse.Namespace, model: LlamaForCausalLM, optimizer, progress: Progress) -> None:
+    """Write --out/checkpoint.safetensors atomically."""
+    metadata = {"progress": json.dumps(vars(progress))}
+    save_file(named_state(model, optimizer), args.out / "checkpoint.writing", metadata)
+    os.replace(args.out / "checkpoint.writing", args.out / CHECKPOINT)
+
+
+def load_checkpoint(args: argparse.Namespace, model: LlamaForCausalLM, optimizer) -> Progress:
+    """Where the checkpoint stopped, with model and optimizer restored; the very start without --resume."""
     progress = Progress()
     if args.resume:
-        state = torch.load(args.out / "checkpoint.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(state["step"], state["seconds"], state["runs"])
+        with safe_open(args.out / CHECKPOINT, framework="pt") as stored:
+            progress = Progress(**json.loads(stored.metadata()["progress"]))
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"model {name}"])
+                kinds = ("step", "exp_avg", "exp_avg_sq")
+                optimizer.state[parameter] = {kind: tensors[f"{kind} {name}"] for kind in kinds}
         say(f"resuming after step {progress.step:,}")
     progress.runs.append({"from_step": progress.step, "tokens": args.tokens, "threads": args.threads})
     return progress
@@ -352,7 +368,7 @@ def main(argv: list[str] | None = None) -> None:
     progress, complete = train(model, batches(corpus, tokenizer, args), args)
     if complete:
         write_result(model, tokenizer, corpus, progress, args)
-        (args.out / "checkpoint.pt").unlink(missing_ok=True)
+        (args.out / CHECKPOINT).unlink(missing_ok=True)
     say(f"{'wrote' if complete else 'stopped; go on with --resume in'} {args.out}")
 
 

@@ -126,13 +126,13 @@ def test_training_runs_and_a_resumed_run_gives_the_same_model(script, tmp_path):
     text = tiny_text(tmp_path)
     run(script, text, tmp_path / "whole")
     run(script, text, tmp_path / "parts", "--stop-after", "10")
-    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "parts" / "training.json").exists()
     run(script, text, tmp_path / "parts", "--resume")
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert not (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
     runs = json.loads((tmp_path / "parts" / "training.json").read_text())["runs"]
     assert [run["from_step"] for run in runs] == [0, 10]
     AutoModelForCausalLM.from_pretrained(tmp_path / "parts", local_files_only=True)
