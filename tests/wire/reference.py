@@ -131,26 +131,41 @@ def chunk(source: Bytes, count: int, rows: int, width: int) -> list[int]:
             entries.append(entry)
         return entries
     row_class, column_class = symbols(source, rows, 6), symbols(source, width, 6)
-    cells = []
-    for down in range(max(row_class) + 1):
-        for across in range(max(column_class) + 1):
-            number = source.varint()
-            if number:
-                low, ratio = source.byte(), int.from_bytes(source.take(2), "little")
-                cells.append((down, across, number, low, geometric(ratio)))
+    across = max(column_class) + 1
+    cells = (max(row_class) + 1) * across
+    group_of = symbols(source, cells, 6) if cells > 1 else [0]
+    groups = []
+    for group in range(max(group_of) + 1):
+        number = source.varint()
+        if number:
+            low, ratio = source.byte(), int.from_bytes(source.take(2), "little")
+            groups.append((group, number, low, geometric(ratio)))
     coder = Ans(source)
-    coded = [[coder.symbol(weights) for _ in range(number)] for _, _, number, _, weights in cells]
+    coded = [[coder.symbol(weights) for _ in range(number)] for _, number, _, weights in groups]
+    rests: list[list[int]] = [[]] * len(groups)
+    for width_low in range(1, 32):
+        mine = [at for at, (_, _, low, _) in enumerate(groups) if low == width_low]
+        total = sum(groups[at][1] for at in mine)
+        bits_of = planes(source.take(width_low * ((total + 7) // 8)), total, width_low)
+        for at in mine:
+            rests[at], bits_of = bits_of[: groups[at][1]], bits_of[groups[at][1] :]
     entries = []
-    for (down, across, number, low, weights), high in zip(cells, coded, strict=True):
-        rest = planes(source.take(low * ((number + 7) // 8)), number, low)
-        my_rows = [row for row in range(rows) if row_class[row] == down]
-        my_columns = [column for column in range(width) if column_class[column] == across]
+    for (group, number, low, weights), high, rest in zip(groups, coded, rests, strict=True):
+        rest = rest or [0] * number
+        line = [
+            row * width + column
+            for cell in range(cells)
+            if group_of[cell] == group
+            for row in range(rows)
+            if row_class[row] == cell // across
+            for column in range(width)
+            if column_class[column] == cell % across
+        ]
         place = 0
         for symbol, bits in zip(high, rest, strict=True):
             place += (symbol << low) + bits
             if symbol < len(weights) - 1:
-                row, column = divmod(place, len(my_columns))
-                entries.append(my_rows[row] * width + my_columns[column])
+                entries.append(line[place])
                 place += 1
     return sorted(entries)
 

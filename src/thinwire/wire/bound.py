@@ -8,18 +8,18 @@ from torch import Tensor
 
 from thinwire.payload import Codes, Floats, Leaf, Listed, Seeded
 from thinwire.wire.entropy import bits, log_sum
-from thinwire.wire.positions import Grid, choose, grid_width
+from thinwire.wire.positions import choose, grid_width
 from thinwire.wire.values import DTYPES
 
 PARAMETER = 32
-"""Bits of a cell's model: its number of gaps and its density."""
+"""Bits of a group's model: its number of gaps and its density."""
 
 
 def bound_bits(leaf: Leaf) -> float:
     """Empirical entropy in bits: positions by the best model, signs, exponents and codes order-0, mantissas in full.
 
-    What a model needs to be sent belongs to it: classes of rows and columns at their entropy, 32 bits a cell; scales
-    as floats, 32 bits a zero point; 128 bits for a seed and a density. Tables of symbols do not.
+    What a model needs to be sent belongs to it: classes of rows and columns and groups of cells at their entropy, 32
+    bits a group; scales as floats, 32 bits a zero point; 128 bits for a seed and a density. Tables of symbols do not.
     """
     if isinstance(leaf.values, Floats):
         return position_bits(leaf) + float_bits(leaf.values.tensor)
@@ -48,14 +48,10 @@ def class_bits(leaf: Leaf) -> float:
     indices, width = leaf.positions.indices.numpy(), grid_width(leaf.shape)
     grid, _ = choose(indices, -(-leaf.size // width), width)
     row = indices // width
-    kept = np.bincount(grid.cells(row, indices - row * width), minlength=len(grid.sizes))
-    return cell_bits(kept, grid) + bits(grid.heights) + bits(grid.widths)
-
-
-def cell_bits(kept: np.ndarray, grid: Grid) -> float:
-    """Bits of the positions within the cells, and of the cells' models."""
-    inside = log_sum(grid.sizes) - log_sum(kept) - log_sum(grid.sizes - kept)
-    return inside + PARAMETER * int(np.count_nonzero(kept))
+    kept = np.bincount(grid.groups[grid.cells(row, indices - row * width)], minlength=len(grid.sizes))
+    inside = log_sum(grid.sizes) - log_sum(kept) - log_sum(grid.sizes - kept) + PARAMETER * int(np.count_nonzero(kept))
+    groups = bits(np.bincount(grid.groups)) if len(grid.groups) > len(grid.sizes) else 0.0
+    return inside + groups + bits(grid.heights) + bits(grid.widths)
 
 
 def float_bits(tensor: Tensor) -> float:

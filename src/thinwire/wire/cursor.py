@@ -15,31 +15,38 @@ LEVEL = 3
 """Effort of zstd; a sender's choice, not part of the format."""
 
 RAW, ZSTD = 0, 1
+ONE_BYTE = [bytes([value]) for value in range(128)]
 
 
 class _PerThread(threading.local):
-    """One compressor a thread: they are slow to make and not to be shared."""
+    """Compressors of a thread: they are slow to make and not to be shared."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.quick = zstandard.ZstdCompressor(level=1)
 
 
 _own = _PerThread()
 
 
-def zstd(data: bytes) -> bytes:
-    """One zstd frame that announces its content's size."""
-    return _own.compressor.compress(data)
+def zstd(data: bytes, quick: bool = False) -> bytes:
+    """One zstd frame that announces its content's size; a quick one is for estimates."""
+    return (_own.quick if quick else _own.compressor).compress(data)
 
 
 def put_varint(out: BinaryIO, value: int) -> None:
     """LEB128: 7 bits a byte, low bits first, the top bit set on all but the last."""
     if not 0 <= value < 1 << 64:
         raise WireError(f"{value} does not fit the wire's 64-bit integers")
+    if value < 128:
+        out.write(ONE_BYTE[value])
+        return
+    data = bytearray()
     while value >= 128:
-        out.write(bytes([value & 127 | 128]))
+        data.append(value & 127 | 128)
         value >>= 7
-    out.write(bytes([value]))
+    data.append(value)
+    out.write(data)
 
 
 def put_plain(out: BinaryIO, data: bytes | np.ndarray) -> None:
@@ -89,6 +96,10 @@ class Cursor:
 
     def varint(self, most: int, what: str) -> int:
         """An integer in 0..most, in its shortest form."""
+        if self.at < len(self.data) and (value := self.data[self.at]) <= min(most, 127):
+            self.at += 1
+            self.spent[self.part] += 1
+            return value
         value = 0
         for shift in range(0, 70, 7):
             byte = self.take(1)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ TOTAL = 1 << 24
 """What the integers of a model add up to."""
 
 CONSTANT, PLAIN, PACKED, CODED = range(4)
-SAMPLE = 1024
+SAMPLE = 512
 WORD = np.dtype("<u4")
 
 
@@ -68,13 +69,14 @@ class Stream:
 
 def bits(counts: np.ndarray) -> float:
     """Bits that symbols with these counts need at their order-0 entropy."""
-    return log_sum(np.array([counts.sum()])) - log_sum(counts)
+    total = int(counts.sum())
+    return total * math.log2(max(total, 1)) - log_sum(counts)
 
 
 def log_sum(counts: np.ndarray) -> float:
     """Sum of `n log2 n` over counts n."""
-    numbers = np.maximum(counts, 1).astype(np.float64)
-    return float(np.dot(numbers, np.log2(numbers)))
+    numbers = np.maximum(counts, 1.0)
+    return float(numbers @ np.log2(numbers))
 
 
 def table_bits(used: int) -> int:
@@ -132,12 +134,12 @@ def zstd_bits(data: np.ndarray) -> float:
     sample = data
     if len(data) > 4 * SAMPLE:
         sample = np.concatenate([data[at : at + SAMPLE] for at in range(0, len(data) - SAMPLE + 1, len(data) // 4)])
-    return 8 * len(zstd(sample.tobytes())) * len(data) / max(len(sample), 1)
+    return 8 * len(zstd(sample.tobytes(), quick=True)) * len(data) / max(len(sample), 1)
 
 
 def pack_bits(values: np.ndarray, width: int) -> bytes:
     """Bit planes from the lowest to the highest, each padded to whole bytes, the first value in the top bit."""
-    return b"".join(np.packbits((values >> bit & 1).astype(np.uint8)).tobytes() for bit in range(width))
+    return np.packbits(values & (1 << np.arange(width, dtype=values.dtype))[:, None] != 0, axis=1).tobytes()
 
 
 def packed_size(count: int, width: int) -> int:
@@ -148,9 +150,10 @@ def packed_size(count: int, width: int) -> int:
 def unpack_bits(data: memoryview | bytes, count: int, width: int) -> np.ndarray:
     """Inverse of `pack_bits`; unsigned integers of `uint(width)`."""
     kind = uint(width)
-    values, planes = np.zeros(count, kind), np.frombuffer(data, np.uint8).reshape(width, -1)
-    for bit, plane in enumerate(planes):
-        values |= np.unpackbits(plane, count=count).astype(kind, copy=False) << kind.type(bit)
+    planes = np.unpackbits(np.frombuffer(data, np.uint8).reshape(width, -1), axis=1, count=count)
+    values = planes[0].astype(kind)
+    for bit in range(1, width):
+        values |= planes[bit].astype(kind, copy=False) << kind.type(bit)
     return values
 
 
@@ -184,12 +187,12 @@ def _normalise(counts: np.ndarray) -> np.ndarray:
 
 def _put_table(out: BinaryIO, used: np.ndarray, frequencies: np.ndarray) -> None:
     """Runs of neighbouring symbols (symbols skipped, length), a zero length, then the frequencies but the last."""
-    starts = np.flatnonzero(np.diff(used, prepend=-2) > 1)
-    end = 0
-    for run in np.split(used, starts[1:]):
-        put_varint(out, len(run))
-        put_varint(out, int(run[0]) - end)
-        end = int(run[-1]) + 1
+    stops = np.flatnonzero(used[1:] - used[:-1] > 1).tolist()
+    members, end = used.tolist(), 0
+    for start, stop in zip([0, *(stop + 1 for stop in stops)], [*stops, len(members) - 1], strict=True):
+        put_varint(out, stop - start + 1)
+        put_varint(out, members[start] - end)
+        end = members[stop] + 1
     put_varint(out, 0)
     for frequency in frequencies[:-1].tolist():
         put_varint(out, frequency)

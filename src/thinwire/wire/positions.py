@@ -1,8 +1,8 @@
 """Listed positions on the wire: gaps through ANS, with a density for each class of rows and of columns.
 
 A leaf is seen as a grid, cut into chunks of rows. Rows and columns of a chunk are sorted into classes of similar
-density; rows of one class, restricted to columns of one class, are read as one line in which kept entries are taken to
-lie independently, so that gaps are geometric. One class of each is the global density.
+density; pairs of a row class and a column class, cells, into groups of similar density. A group is read as one line in
+which kept entries are taken to lie independently, so that gaps are geometric. One class of each is the global density.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from thinwire.wire.entropy import (
     packed_size,
     put_stream,
     put_symbols,
+    uint,
     unpack_bits,
     zstd_bits,
 )
@@ -42,6 +43,12 @@ FEWEST = 256
 """Positions of a chunk from which on classes are tried."""
 STEPS = (1, 2, 4)
 """Classes an octave of density that are tried."""
+PRIOR = 4.0
+"""Kept entries of a cell that its density as told by its row and column classes is worth."""
+LEAST = 128
+"""Positions that a group of its own is worth, more or less."""
+FINE = 100_000
+"""Positions of a chunk from which on groups are a quarter of an octave wide, not half."""
 
 
 def grid_width(shape: tuple[int, ...]) -> int:
@@ -52,19 +59,15 @@ def grid_width(shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class Grid:
-    """Classes of the rows and of the columns of one chunk; uint8 (rows,) and (columns,)."""
+    """Classes of the rows and of the columns of one chunk, and the group of each cell, a pair of classes; uint8.
+
+    A cell is rows of one class restricted to columns of another; cells of a group have one density. In the line, groups
+    follow one another, within a group its cells by row class, then column class, within a cell rows in their order.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
-
-    @cached_property
-    def row_order(self) -> np.ndarray:
-        """Rows by class."""
-        return np.argsort(self.rows, kind="stable")
-
-    @cached_property
-    def column_order(self) -> np.ndarray:
-        return np.argsort(self.columns, kind="stable")
+    groups: np.ndarray
 
     @cached_property
     def heights(self) -> np.ndarray:
@@ -76,36 +79,73 @@ class Grid:
         """Columns in each class."""
         return np.bincount(self.columns)
 
-    @property
-    def sizes(self) -> np.ndarray:
+    @cached_property
+    def cell_sizes(self) -> np.ndarray:
         """Entries in each cell (row class, column class), flat."""
-        return np.outer(self.heights, self.widths).reshape(-1)
+        return np.multiply.outer(self.heights, self.widths).reshape(-1)
 
     @cached_property
-    def bases(self) -> np.ndarray:
-        """Place of each cell's first entry when cells follow one another, and the end of the last."""
-        return np.concatenate([[0], np.cumsum(self.sizes)])
+    def sizes(self) -> np.ndarray:
+        """Entries in each group."""
+        return np.bincount(self.groups, self.cell_sizes).astype(np.int64)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Cells as they follow one another in the line."""
+        return np.argsort(self.groups, kind="stable")
 
     def cells(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Cell of each entry."""
-        return self.rows[row].astype(np.int32) * len(self.widths) + self.columns[column]
+        return self.rows[row].astype(np.intp) * len(self.widths) + self.columns[column]
 
     def line(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Sorted places of the entries when cells follow one another; int64."""
-        rank = _ranks(self.row_order, self.heights)
-        across = _ranks(self.column_order, self.widths)
-        cell = self.cells(row, column)
-        return np.sort(self.bases[cell] + rank[row] * self.widths[self.columns[column]] + across[column])
+        """Sorted places of the entries in the line; int64."""
+        ends = np.cumsum(self.cell_sizes[self.order])
+        bases = np.empty_like(ends)
+        bases[self.order] = ends - self.cell_sizes[self.order]
+        down = _ranks(np.argsort(self.rows, kind="stable"), self.heights)
+        across = _ranks(np.argsort(self.columns, kind="stable"), self.widths)
+        kind = self.columns[column]
+        place = down[row]
+        place *= self.widths[kind]
+        place += across[column]
+        place += bases[self.rows[row].astype(np.intp) * len(self.widths) + kind]
+        place.sort()
+        return place
 
-    def entries(self, cell: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Sorted flat entries (row * columns + column) from their cells and places in the line; inverse of `line`."""
-        down, across = np.divmod(np.arange(len(self.sizes)), len(self.widths))
-        place = place - self.bases[cell]
-        row = place // self.widths[across][cell]
-        column = place - row * self.widths[across][cell]
-        row += (np.cumsum(self.heights) - self.heights)[down][cell]
-        column += (np.cumsum(self.widths) - self.widths)[across][cell]
-        return np.sort(self.row_order[row] * len(self.columns) + self.column_order[column])
+    def entries(self, place: np.ndarray) -> np.ndarray:
+        """Sorted flat entries (row * columns + column) from their sorted places in the line; inverse of `line`."""
+        sizes = self.cell_sizes[self.order]
+        ends = np.cumsum(sizes)
+        counts = _steps(np.searchsorted(place, ends), 0)
+        used = np.flatnonzero(counts)
+        counts, cell = counts[used], self.order[used]
+        down, across = np.divmod(cell, len(self.widths))
+        tops, lefts = np.cumsum(self.heights) - self.heights, np.cumsum(self.widths) - self.widths
+        width = np.repeat(self.widths[across], counts)
+        place = place - np.repeat((ends - sizes)[used], counts)
+        row = place // width
+        place -= row * width
+        place += np.repeat(lefts[across], counts)
+        row += np.repeat(tops[down], counts)
+        entries = np.argsort(self.rows, kind="stable")[row]
+        entries *= len(self.columns)
+        entries += np.argsort(self.columns, kind="stable")[place]
+        entries.sort()
+        return entries
+
+
+def flat_grid(rows: int, width: int) -> Grid:
+    """One class each: the global density."""
+    return Grid(np.zeros(rows, np.uint8), np.zeros(width, np.uint8), np.zeros(1, np.uint8))
+
+
+def _steps(values: np.ndarray, before: int) -> np.ndarray:
+    """Differences of each value and the one before it."""
+    steps = values.copy()
+    steps[0] -= before
+    steps[1:] -= values[:-1]
+    return steps
 
 
 def _ranks(order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -153,7 +193,7 @@ def get_positions(cursor: Cursor, kept: int, shape: tuple[int, ...]) -> np.ndarr
 def _put_chunk(out: BinaryIO, entries: np.ndarray, rows: int, width: int) -> None:
     """One chunk: plain gaps, or a grid's classes, its cells' models and one stream of gaps."""
     grid, estimate = choose(entries, rows, width)
-    gaps = (np.diff(entries, prepend=-1) - 1).astype("<u4")
+    gaps = (_steps(entries, -1) - 1).astype("<u4")
     if zstd_bits(gaps) < 0.95 * estimate:
         out.write(bytes([GAPS]))
         for plane in np.ascontiguousarray(gaps.view(np.uint8).reshape(-1, 4).T):
@@ -163,83 +203,92 @@ def _put_chunk(out: BinaryIO, entries: np.ndarray, rows: int, width: int) -> Non
     put_symbols(out, grid.rows, CLASS_BITS)
     put_symbols(out, grid.columns, CLASS_BITS)
     line = entries
-    if len(grid.sizes) > 1:
-        row = entries.astype(np.uint32) // np.uint32(width)
-        line = grid.line(row, (entries - row * np.int64(width)).astype(np.uint32))
-    _put_line(out, line, grid)
+    if len(grid.groups) > 1:
+        put_symbols(out, grid.groups, CLASS_BITS)
+        line = grid.line(*_split(entries, width))
+    _put_line(out, line, grid.sizes)
 
 
-def _put_line(out: BinaryIO, line: np.ndarray, grid: Grid) -> None:
-    """For each cell the number of its symbols and its model; the symbols' stream; low bits by cell."""
-    starts = np.searchsorted(line, grid.bases)
-    counts = np.diff(starts)
-    cells = np.flatnonzero(counts)
-    gaps = np.diff(line, prepend=-1) - 1
-    gaps[starts[cells]] = line[starts[cells]] - grid.bases[cells]
-    counts, sizes = counts[cells], grid.sizes[cells]
-    chosen = [_parameters(count, size) for count, size in zip(counts.tolist(), sizes.tolist(), strict=True)]
+def _split(entries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry; int64."""
+    row = entries // width
+    return row, entries - row * width
+
+
+def _put_line(out: BinaryIO, line: np.ndarray, sizes: np.ndarray) -> None:
+    """For each group the number of its symbols and its model; the symbols' stream; low bits by their number."""
+    ends = np.cumsum(sizes)
+    counts = _steps(np.searchsorted(line, ends), 0)
+    groups = np.flatnonzero(counts)
+    counts = counts[groups]
+    gaps = _steps(line, -1) - 1
+    first = np.cumsum(counts) - counts
+    gaps[first] = line[first] - (ends - sizes)[groups]
+    chosen = [_parameters(count, size) for count, size in zip(counts.tolist(), sizes[groups].tolist(), strict=True)]
     models = [geometric(ratio) for _, ratio in chosen]
     shift = _spread(np.array([shift for shift, _ in chosen]), counts)
     longest = _spread(np.array([size - 1 for _, size in models]), counts)
     symbols, low, counts = _runs(gaps >> shift, gaps & ((1 << shift) - 1), longest, counts)
-    ends = np.cumsum(counts).tolist()
-    slices = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
-    mine = dict(zip(cells.tolist(), zip(counts.tolist(), chosen, strict=True), strict=True))
-    for cell in range(len(grid.sizes)):
-        count, (bits_low, ratio) = mine.get(cell, (0, (0, 0)))
+    stops = np.cumsum(counts).tolist()
+    slices = [slice(stop - count, stop) for stop, count in zip(stops, counts.tolist(), strict=True)]
+    mine = dict(zip(groups.tolist(), zip(counts.tolist(), chosen, strict=True), strict=True))
+    for group in range(len(sizes)):
+        count, (bits_low, ratio) = mine.get(group, (0, (0, 0)))
         put_varint(out, count)
         if count:
-            out.write(bytes([bits_low]) + ratio.to_bytes(2, "little"))
+            out.write(bytes((bits_low, ratio & 255, ratio >> 8)))
     put_stream(out, [(symbols[part], model) for part, (model, _) in zip(slices, models, strict=True)])
-    for part, (bits_low, _) in zip(slices, chosen, strict=True):
-        out.write(pack_bits(low[part], bits_low))
+    shift = _spread(np.array([bits_low for bits_low, _ in chosen]), counts)
+    for bits_low in sorted({bits_low for bits_low, _ in chosen} - {0}):
+        bulk = low if len(shift) == 1 else low[shift == bits_low]
+        out.write(pack_bits(bulk.astype(uint(bits_low)), bits_low))
 
 
 def _get_chunk(cursor: Cursor, count: int, rows: int, width: int) -> np.ndarray:
     """Inverse of `_put_chunk`; sorted int64 entries."""
     if cursor.byte(GAPS, "coding of positions") == GAPS:
         return _get_gaps(cursor, count, rows * width)
-    grid = Grid(get_symbols(cursor, rows, CLASS_BITS), get_symbols(cursor, width, CLASS_BITS))
-    cell, place = _get_line(cursor, count, grid)
+    down, across = get_symbols(cursor, rows, CLASS_BITS), get_symbols(cursor, width, CLASS_BITS)
+    cells = (int(down.max()) + 1) * (int(across.max()) + 1)
+    grid = Grid(down, across, get_symbols(cursor, cells, CLASS_BITS) if cells > 1 else np.zeros(1, np.uint8))
+    place = _get_line(cursor, count, grid.sizes)
     if len(place) != count:
         raise cursor.fail(f"{len(place)} positions, {count} announced")
-    return place if len(grid.sizes) == 1 else grid.entries(cell, place)
+    return place if cells == 1 else grid.entries(place)
 
 
-def _get_line(cursor: Cursor, count: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse of `_put_line`: cells and places in the line of at most twice `count` entries, and some a cell."""
-    cells, shifts, models, counts = [], [], [], []
-    allowed = 2 * count + 2 * len(grid.sizes)
-    for cell, size in enumerate(grid.sizes.tolist()):
-        if symbols := cursor.varint(min(size, allowed), "gaps of a cell"):
-            cells.append(cell)
+def _get_line(cursor: Cursor, count: int, sizes: np.ndarray) -> np.ndarray:
+    """Inverse of `_put_line`: places in the line, from at most twice `count` symbols, and two more a group."""
+    groups, shifts, models, counts = [], [], [], []
+    allowed = 2 * count + 2 * len(sizes)
+    for group, size in enumerate(sizes.tolist()):
+        if symbols := cursor.varint(min(size, allowed), "gaps of a group"):
+            groups.append(group)
             counts.append(symbols)
             shifts.append(cursor.byte(31, "low bits of gaps"))
             models.append(geometric(int.from_bytes(cursor.take(2), "little")))
             allowed -= symbols
-    if not cells:
-        raise cursor.fail("no cell holds a position")
+    if not groups:
+        raise cursor.fail("no group holds a position")
     stream = Stream(cursor)
     symbol = np.concatenate([stream.take(model, symbols) for (model, _), symbols in zip(models, counts, strict=True)])
     stream.end()
-    step = symbol.astype(np.int64) << _spread(np.array(shifts), counts)
-    end = 0
-    for symbols, shift in zip(counts, shifts, strict=True):
-        end += symbols
-        if shift:
-            step[end - symbols : end] |= unpack_bits(cursor.take(packed_size(symbols, shift)), symbols, shift)
     kept = symbol != _spread(np.array([size - 1 for _, size in models]), counts)
+    step = symbol.astype(np.int64)
+    if any(shifts):
+        shift = np.repeat(np.array(shifts), counts)
+        step <<= shift
+        for width in sorted(set(shifts) - {0}):
+            mine = np.flatnonzero(shift == width)
+            step[mine] |= unpack_bits(cursor.take(packed_size(len(mine), width)), len(mine), width)
     step += kept
     place = np.cumsum(step)
     lasts = place[np.cumsum(counts) - 1]
     starts = np.concatenate([[0], lasts[:-1]])
-    if (lasts - starts > grid.sizes[cells]).any():
-        raise cursor.fail("a position lies outside its cell")
-    place += _spread(grid.bases[cells] - starts - 1, counts)
-    cell_of = _spread(np.array(cells), counts)
-    if kept.all():
-        return cell_of, place
-    return cell_of[kept] if len(cells) > 1 else cell_of, place[kept]
+    if (lasts - starts > sizes[groups]).any():
+        raise cursor.fail("a position lies outside its group")
+    place += _spread((np.cumsum(sizes) - sizes)[groups] - starts - 1, counts)
+    return place if kept.all() else place[kept]
 
 
 def _spread(values: np.ndarray, counts: list[int] | np.ndarray) -> np.ndarray:
@@ -272,53 +321,75 @@ def _runs(
     high: np.ndarray, low: np.ndarray, longest: np.ndarray, counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Symbols (int32), their low bits and their number a cell; a gap of `longest` steps or more takes several."""
-    if not (high >= longest).any():
-        return high.astype(np.int32), low, counts
-    extra = high // longest
-    ends = np.cumsum(extra + 1) - 1
-    symbols = np.repeat(np.broadcast_to(longest, high.shape), extra + 1)
-    rest = np.zeros(len(symbols), low.dtype)
-    symbols[ends], rest[ends] = high - extra * longest, low
-    return symbols.astype(np.int32), rest, np.add.reduceat(extra + 1, np.cumsum(counts) - counts)
+    high = high.astype(np.int32) if high.max() < 1 << 31 else high
+    over = np.flatnonzero(high >= longest)
+    if len(over) == 0:
+        return high, low, counts
+    steps = np.broadcast_to(longest, high.shape)[over]
+    extra = high[over] // steps
+    high[over] -= extra * steps
+    where, group = np.repeat(over, extra), np.searchsorted(np.cumsum(counts), over, "right")
+    counts = counts + np.bincount(group, extra, len(counts)).astype(np.int64)
+    return np.insert(high, where, np.repeat(steps, extra)).astype(np.int32), np.insert(low, where, 0), counts
 
 
 def choose(entries: np.ndarray, rows: int, width: int) -> tuple[Grid, float]:
     """The classes of rows and columns that need the fewest bits, and an estimate of these bits."""
-    flat = Grid(np.zeros(rows, np.uint8), np.zeros(width, np.uint8))
-    least = _cell_bits(np.array([len(entries)]), np.array([rows * width]))
+    best, least = flat_grid(rows, width), _group_bits(np.array([len(entries)]), np.array([rows * width]))
     if len(entries) < max(FEWEST, (rows + width) // 64):
-        return flat, least
-    row = entries.astype(np.uint32) // np.uint32(width)
-    column = entries.astype(np.uint32) - row * np.uint32(width)
-    down = _classes(np.bincount(row, minlength=rows), width, least)
-    across = _classes(np.bincount(column, minlength=width), rows, least)
-    best = flat
-    for grid in (Grid(down, flat.columns), Grid(flat.rows, across), Grid(down, across)):
-        if len(grid.sizes) > 1:
-            kept = np.bincount(grid.cells(row, column), minlength=len(grid.sizes))
-            cost = _cell_bits(kept, grid.sizes) + bits(grid.heights) + bits(grid.widths)
-            if cost < 0.998 * least:
-                best, least = grid, cost
+        return best, least
+    row, column = _split(entries, width)
+    flat = least
+    down, cost_down = _classes(np.bincount(row, minlength=rows), width, flat)
+    across, cost_across = _classes(np.bincount(column, minlength=width), rows, flat)
+    if cost_down < 0.998 * least:
+        best, least = Grid(down, best.columns, np.arange(down.max() + 1, dtype=np.uint8)), cost_down
+    if cost_across < 0.998 * least:
+        best, least = Grid(np.zeros_like(down), across, np.arange(across.max() + 1, dtype=np.uint8)), cost_across
+    if cost_down < flat and cost_across < flat:
+        grid = Grid(down, across, best.groups)
+        kept = np.bincount(grid.cells(row, column), minlength=len(grid.cell_sizes))
+        grid = Grid(down, across, _groups(kept.reshape(len(grid.heights), -1), grid.cell_sizes))
+        cost = _group_bits(np.bincount(grid.groups, kept), grid.sizes) + bits(np.bincount(grid.groups))
+        cost += bits(grid.heights) + bits(grid.widths)
+        if cost < 0.998 * least:
+            best, least = grid, cost
     return best, least
 
 
-def _classes(counts: np.ndarray, length: int, flat: float) -> np.ndarray:
-    """Classes of lines (rows or columns) of `length` entries by their counts, as many as pay; uint8."""
-    best, least = np.zeros(len(counts), np.uint8), flat
-    octaves = np.log2(np.maximum(counts, 0.5)) + 1
+def _classes(counts: np.ndarray, length: int, flat: float) -> tuple[np.ndarray, float]:
+    """Classes of lines (rows or columns) of `length` entries by their counts, as many as pay, uint8; bits then."""
+    best, least = np.zeros(1, np.intp), flat
+    lines = np.bincount(counts)
+    number = np.arange(len(lines))
+    octaves = np.log2(np.maximum(number, 0.5)) + 1
     for step in STEPS:
         levels = (octaves * step).astype(np.intp)
-        lines = np.bincount(levels)
-        used = lines > 0
+        members = np.bincount(levels, lines)
+        used = members > 0
         if np.count_nonzero(used) > 1 << CLASS_BITS:
             break
-        kept = np.bincount(levels, weights=counts)
-        cost = _cell_bits(kept[used], lines[used] * length) + bits(lines)
-        if cost < least:
-            best, least = (np.cumsum(used) - 1)[levels].astype(np.uint8), cost
-    return best
+        kept = np.bincount(levels, lines * number)[used]
+        cost = _group_bits(kept, members[used] * length) + bits(members[used])
+        if cost >= least:
+            break
+        best, least = (np.cumsum(used) - 1)[levels], cost
+    return best.astype(np.uint8)[counts if len(best) > 1 else np.zeros_like(counts)], least
 
 
-def _cell_bits(kept: np.ndarray, sizes: np.ndarray) -> float:
-    """Bits for positions in cells of constant density, and for what describes the cells."""
-    return log_sum(sizes) - log_sum(kept) - log_sum(sizes - kept) + 40.0 * len(kept)
+def _groups(kept: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Groups of cells (row classes, column classes) of similar density, its estimate drawn to what the axes say."""
+    total = kept.sum()
+    alone = np.multiply.outer(kept.sum(axis=1) / total, kept.sum(axis=0)).reshape(-1)
+    share = alone * (kept.reshape(-1) + PRIOR) / (alone + PRIOR) / np.maximum(sizes, 1)
+    share = np.clip(share, 2.0**-30, 1 - 2.0**-10)
+    levels = np.floor((2 if total < FINE else 4) * np.log2(share / (1 - share))).astype(np.intp)
+    levels = np.maximum(levels - levels.max() + (1 << CLASS_BITS) - 1, 0)
+    inside = np.bincount(levels, kept.reshape(-1))
+    bucket = (np.cumsum(inside) - inside) // LEAST
+    return (np.cumsum(_steps(bucket, 0) > 0))[levels].astype(np.uint8)
+
+
+def _group_bits(kept: np.ndarray, sizes: np.ndarray) -> float:
+    """Bits for positions in groups of constant density, and for what describes the groups."""
+    return log_sum(sizes) - log_sum(kept) - log_sum(sizes - kept) + 44.0 * len(kept)

@@ -152,7 +152,9 @@ def _coded(words: np.ndarray, exponent: int, low: int, extra: int) -> np.ndarray
 
 def _coded_bits(words: np.ndarray, exponent: int, mantissa: int) -> tuple[int, float]:
     """How many mantissa bits to code with the exponent, and the bits of exponents and mantissas then."""
-    counts = np.bincount(_coded(words, exponent, mantissa - MOST, MOST), minlength=1 << exponent + MOST)
+    high = _coded(words, exponent, mantissa - MOST, MOST)
+    first, last = int(high.min()) >> MOST, int(high.max()) >> MOST
+    counts = np.bincount(high - high.dtype.type(first << MOST), minlength=(last - first | 1) + 1 << MOST)
     best, least = 0, float("inf")
     for extra in range(MOST, -1, -1):
         cost = bits(counts) + table_bits(int(np.count_nonzero(counts))) + len(words) * (mantissa - extra)
