@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "four_domains.toml")
     parser.add_argument("--methods", nargs="*", choices=METHODS)
-    parser.add_argument("--rates", nargs="*", type=float, default=[2.5e-3, 6e-3, 1.5e-2])
+    parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 2.5e-3, 6e-3, 1.5e-2])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=4, help="runs at a time, one thread each")
     return parser.parse_args()
