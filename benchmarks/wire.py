@@ -1,9 +1,13 @@
 """Bytes and speed of packed payloads against what else is used to send updates; prints JSON lines.
 
-`python benchmarks/wire.py [--quick] [--payloads DIR] [--output FILE]`. With `--payloads`, every packed payload (*.tw)
-of the folder is a case of its own, named by its file. Speeds are gigabytes of dense float32 a second of one core's
-time, the best of a few repetitions; peak_mb is what NumPy and Python allocate while encoding or decoding, input apart.
-The codec "thinwire, one density" does without classes of rows and columns.
+`python benchmarks/wire.py [--quick] [--payloads DIR] [--output FILE]`. Real updates come first: what four clients, one
+domain each, sent and were sent in the last round of short runs on the embedded base, and their trained changes by other
+compressors; one payload a case, with the leaves of all four. They are made once and kept in the folder given by
+`--payloads` as packed payloads (*.tw); any other payload there is a case too, named by its file. Speeds are gigabytes of
+dense float32 a second of one core's time, the best of a few repetitions; peak_mb is what NumPy and Python allocate while
+encoding or decoding, input apart. The codec "thinwire, one density" does without classes of rows and columns; --output
+also says what these save. "flower array" is what Flower sends for an array: the bytes of `numpy.save`, written without
+Flower.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import io
 import json
 import math
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -32,13 +37,24 @@ from thinwire.compress.cast import Cast
 from thinwire.compress.importance import ImportanceDrop, KurtosisRate
 from thinwire.compress.quantise import Quantise
 from thinwire.compress.random_drop import RandomDrop
+from thinwire.config import load_recipe
+from thinwire.engine import begin
 from thinwire.lowrank import LowRank
-from thinwire.payload import Leaves, Payload, dense, sparse
+from thinwire.payload import Leaf, Leaves, Listed, Payload, dense, sparse
+from thinwire.simulation import rounds
+from thinwire.simulation.session import open_session
 from thinwire.wire import pack, positions, unpack
-from thinwire.wire.bound import bound_bits
+from thinwire.wire.bound import bound_bits, global_bits
 
 DENSITIES = (0.5, 0.1, 0.04, 0.01, 0.001)
 Tensors = dict[str, torch.Tensor]
+SETTINGS = ("run.threads=1", "run.evaluate_every=0", "data.train_limit=400", "data.test_limit=4", "train.steps=4")
+RUNS: dict[str, tuple[str, ...]] = {
+    "fedsrd": ("method.name=fedsrd",),
+    "fedsrd faithful": ("method.name=fedsrd", "method.faithful=true"),
+    "ffa-lora": ("method.name=ffa-lora",),
+    "fedit": ("method.name=fedit", "method.precision=float32"),
+}
 
 
 @dataclass(frozen=True)
@@ -198,10 +214,75 @@ def one(leaf: Any, density: float) -> Payload:
     return Payload("change", 0, 0, {(f"density {density}", "b"): leaf})
 
 
-def saved_cases(folder: Path) -> Iterator[tuple[str, Payload]]:
-    """Packed payloads as they were sent."""
+def played(changes: tuple[str, ...], number: int) -> tuple[list[Payload], Payload]:
+    """The uploads and the broadcast of the last round of a run of the default recipe, so changed."""
+    recipe = load_recipe(None, [*SETTINGS, f"federation.rounds={number}", *changes])
+    session = open_session(recipe)
+    federation = session.federation(session.method())
+    state = rounds.start(federation, begin(session.start, recipe.run.seed, session.initial))
+    sent: list[bytes] = []
+
+    def collect(server_of: Any, server: Any, present: Any, sendings: Any, ctx: Any) -> Any:
+        sent[:] = [sending.blob for sending in sendings.values()]
+        return kept(server_of, server, present, sendings, ctx)
+
+    kept = rounds.collect
+    with patch.object(rounds, "collect", collect):
+        for _ in range(number):
+            state = rounds.play(federation, state, lambda line: None)
+    return [unpack(blob) for blob in sent], unpack(state.server.log[state.server.version])
+
+
+def largest(leaves: Leaves, share: float) -> Leaves:
+    """The entries of largest magnitude of all the model, bfloat16: FLASC's top-k."""
+    flat = torch.cat([leaf.dense().reshape(-1) for leaf in leaves.values()]).abs()
+    least = flat.kthvalue(int((1 - share) * len(flat))).values
+    return {key: sparse(leaf.dense().bfloat16(), leaf.dense().abs() > least) for key, leaf in leaves.items()}
+
+
+def make_updates(folder: Path, quick: bool) -> None:
+    """Plays the runs and writes their payloads to the folder."""
+    runs = {name: played(changes, 1 if quick else 3) for name, changes in RUNS.items()}
+    whole = [upload.leaves for upload in runs["fedit"][0]]
+    nothing = Link(None, None, 0)  # type: ignore[arg-type]
+    cases: dict[str, list[Leaves]] = {
+        "fedsrd up": [upload.leaves for upload in runs["fedsrd"][0]],
+        "fedsrd down": [runs["fedsrd"][1].leaves],
+        "fedsrd faithful up": [upload.leaves for upload in runs["fedsrd faithful"][0]],
+        "fedsrd faithful down": [runs["fedsrd faithful"][1].leaves],
+        "top-k 1-4": [largest(leaves, 1 / 4) for leaves in whole],
+        "top-k 1-16": [largest(leaves, 1 / 16) for leaves in whole],
+        "ffa-lora": [upload.leaves for upload in runs["ffa-lora"][0]],
+        "int8": [Quantise(8, "channel")(leaves, nothing) for leaves in whole],
+        "int4": [Quantise(4, "channel")(leaves, nothing) for leaves in whole],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, messages in cases.items():
+        leaves = {(f"{at}.{key[0]}", key[1]): leaf for at, these in enumerate(messages) for key, leaf in these.items()}
+        (folder / f"{case}.tw").write_bytes(pack(Payload("change", 0, 0, leaves)))
+
+
+def real_cases(folder: Path, quick: bool) -> Iterator[tuple[str, Payload]]:
+    """The packed payloads of the folder, made first if there are none."""
+    if not any(folder.glob("*.tw")):
+        make_updates(folder, quick)
     for path in sorted(folder.glob("*.tw")):
-        yield path.stem, unpack(path.read_bytes())
+        yield f"real {path.stem}", unpack(path.read_bytes())
+
+
+def saving(case: str, payload: Payload) -> dict[str, Any]:
+    """What classes of rows and columns save of the bits of listed positions against one density for each leaf."""
+    listed: list[Leaf] = [leaf for leaf in payload.leaves.values() if isinstance(leaf.positions, Listed)]
+    count, even = sum(leaf.kept for leaf in listed), sum(map(global_bits, listed))
+    saved = 8 * (len(pack_flat(payload)) - len(pack(payload)))
+    return {
+        "case": case,
+        "leaves": len(listed),
+        "positions": count,
+        "bits_a_position_at_one_density": round(even / count, 4),
+        "bits_a_position_saved": round(saved / count, 4),
+        "share_of_position_bits": round(saved / even, 4),
+    }
 
 
 def best(work: Callable[[], Any], seconds: float, most: int) -> float:
@@ -226,7 +307,7 @@ def measure(case: str, payload: Payload, quick: bool) -> Iterator[dict[str, Any]
     """A line for each codec."""
     size = sum(leaf.size for leaf in payload.leaves.values())
     bound = sum(bound_bits(leaf) for leaf in payload.leaves.values())
-    seconds, most = (0.15, 5) if quick else (0.3, 7)
+    seconds, most = (0.04, 3) if quick else (0.3, 7)
     for name, codec in rivals(payload).items():
         blob = codec.encode(payload)
         encode, decode = partial(codec.encode, payload), partial(codec.decode, blob)
@@ -245,21 +326,34 @@ def measure(case: str, payload: Payload, quick: bool) -> Iterator[dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small tensors, less than 45 s")
-    parser.add_argument("--payloads", type=Path, help="folder of packed payloads (*.tw) to measure as well")
-    parser.add_argument("--output", type=Path, help="also write the lines here, as a JSON list")
+    parser.add_argument("--payloads", type=Path, help="folder of packed payloads (*.tw), made there if it has none")
+    parser.add_argument("--output", type=Path, help="also write the lines here, and what classes save, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [update_cases(options.quick), synthetic_cases(options.quick)]
-    if options.payloads:
-        cases.insert(0, saved_cases(options.payloads))
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [
+            *real_cases(options.payloads or Path(folder), options.quick),
+            *(() if options.quick else update_cases(options.quick)),
+            *synthetic_cases(options.quick),
+        ]
     lines = []
-    for group in cases:
-        for case, payload in group:
-            for line in measure(case, payload, options.quick):
-                print(json.dumps(line), flush=True)
-                lines.append(line)
+    for case, payload in cases:
+        for line in measure(case, payload, options.quick):
+            print(json.dumps(line), flush=True)
+            lines.append(line)
     if options.output:
-        options.output.write_text("[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
+        listed = [(case, p) for case, p in cases if any(isinstance(x.positions, Listed) for x in p.leaves.values())]
+        both = {"saved_by_classes": [saving(case, payload) for case, payload in listed], "lines": lines}
+        options.output.write_text(laid_out(both))
+
+
+def laid_out(tables: dict[str, list[dict[str, Any]]]) -> str:
+    """JSON with one row a line."""
+    parts = (
+        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+        for name, rows in tables.items()
+    )
+    return "{" + ",\n".join(parts) + "}\n"
 
 
 if __name__ == "__main__":
