@@ -1,13 +1,13 @@
 """Bytes and speed of packed payloads against what else is used to send updates; prints JSON lines.
 
 `python benchmarks/wire.py [--quick] [--payloads DIR] [--output FILE]`. Real updates come first: what four clients, one
-domain each, sent and were sent in the last round of short runs on the embedded base, and their trained changes by other
-compressors; one payload a case, with the leaves of all four. They are made once and kept in the folder given by
-`--payloads` as packed payloads (*.tw); any other payload there is a case too, named by its file. Speeds are gigabytes of
-dense float32 a second of one core's time, the best of a few repetitions; peak_mb is what NumPy and Python allocate while
-encoding or decoding, input apart. The codec "thinwire, one density" does without classes of rows and columns; --output
-also says what these save. "flower array" is what Flower sends for an array: the bytes of `numpy.save`, written without
-Flower.
+domain each, sent and were sent in the last round of short runs on the embedded base, and their trained changes by
+other compressors; one payload a case, with the leaves of all four. They are made once and kept in the folder given by
+`--payloads` as packed payloads (*.tw); any other payload there is a case too, named by its file. Speeds are gigabytes
+of dense float32 a second of one core's time, the best of a few repetitions; peak_mb is what NumPy and Python allocate
+while encoding or decoding, input apart. The codec "thinwire, one density" does without classes of rows and columns;
+--output also says what these save. "flower array" is what Flower sends for an array: the bytes of `numpy.save`, written
+without Flower.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ from thinwire.wire.bound import bound_bits, global_bits
 
 DENSITIES = (0.5, 0.1, 0.04, 0.01, 0.001)
 Tensors = dict[str, torch.Tensor]
-SETTINGS = ("run.threads=1", "run.evaluate_every=0", "data.train_limit=400", "data.test_limit=4", "train.steps=4")
+SETTINGS = ("run.threads=1", "run.evaluate_every=0", "data.train_limit=400", "data.test_limit=4")
 RUNS: dict[str, tuple[str, ...]] = {
     "fedsrd": ("method.name=fedsrd",),
     "fedsrd faithful": ("method.name=fedsrd", "method.faithful=true"),
+    "fedsrd faithful, rank 64": ("method.name=fedsrd", "method.faithful=true", "lora.rank=64", "lora.alpha=64"),
     "ffa-lora": ("method.name=ffa-lora",),
     "fedit": ("method.name=fedit", "method.precision=float32"),
 }
@@ -214,9 +215,9 @@ def one(leaf: Any, density: float) -> Payload:
     return Payload("change", 0, 0, {(f"density {density}", "b"): leaf})
 
 
-def played(changes: tuple[str, ...], number: int) -> tuple[list[Payload], Payload]:
+def played(changes: tuple[str, ...], number: int, steps: int) -> tuple[list[Payload], Payload]:
     """The uploads and the broadcast of the last round of a run of the default recipe, so changed."""
-    recipe = load_recipe(None, [*SETTINGS, f"federation.rounds={number}", *changes])
+    recipe = load_recipe(None, [*SETTINGS, f"federation.rounds={number}", f"train.steps={steps}", *changes])
     session = open_session(recipe)
     federation = session.federation(session.method())
     state = rounds.start(federation, begin(session.start, recipe.run.seed, session.initial))
@@ -242,20 +243,18 @@ def largest(leaves: Leaves, share: float) -> Leaves:
 
 def make_updates(folder: Path, quick: bool) -> None:
     """Plays the runs and writes their payloads to the folder."""
-    runs = {name: played(changes, 1 if quick else 3) for name, changes in RUNS.items()}
+    runs = {name: played(changes, *((1, 2) if quick else (3, 8))) for name, changes in RUNS.items()}
     whole = [upload.leaves for upload in runs["fedit"][0]]
     nothing = Link(None, None, 0)  # type: ignore[arg-type]
     cases: dict[str, list[Leaves]] = {
-        "fedsrd up": [upload.leaves for upload in runs["fedsrd"][0]],
-        "fedsrd down": [runs["fedsrd"][1].leaves],
-        "fedsrd faithful up": [upload.leaves for upload in runs["fedsrd faithful"][0]],
-        "fedsrd faithful down": [runs["fedsrd faithful"][1].leaves],
         "top-k 1-4": [largest(leaves, 1 / 4) for leaves in whole],
         "top-k 1-16": [largest(leaves, 1 / 16) for leaves in whole],
-        "ffa-lora": [upload.leaves for upload in runs["ffa-lora"][0]],
         "int8": [Quantise(8, "channel")(leaves, nothing) for leaves in whole],
         "int4": [Quantise(4, "channel")(leaves, nothing) for leaves in whole],
     }
+    for name in (name for name in RUNS if name != "fedit"):
+        cases[f"{name} up"] = [upload.leaves for upload in runs[name][0]]
+        cases[f"{name} down"] = [runs[name][1].leaves]
     folder.mkdir(parents=True, exist_ok=True)
     for case, messages in cases.items():
         leaves = {(f"{at}.{key[0]}", key[1]): leaf for at, these in enumerate(messages) for key, leaf in these.items()}

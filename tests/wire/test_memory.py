@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -57,3 +60,25 @@ def test_reading_a_leaf_takes_no_more_than_that_leaf():
     assert taken < 100_000
     taken, _ = peak(lambda: reader.leaf(("small", "a")))
     assert taken < 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize("density", [0.5, 0.04, 1.0])
+def test_resident_memory_of_a_large_leaf(density, tmp_path):
+    rng, shape = np.random.default_rng(2), (16_000, 5000)
+    chance = density * np.exp(0.5 * rng.standard_normal((shape[0], 1)))
+    count = shape[0] * shape[1]
+    if density < 1:
+        indices = np.concatenate(
+            [np.flatnonzero(rng.random(shape[1]) < p) + shape[1] * at for at, p in enumerate(chance)]
+        )
+        indices.tofile(tmp_path / "positions")
+        count = len(indices)
+    (gaussian(rng, count).view(torch.int32).numpy() >> 16).astype(np.int16).tofile(tmp_path / "values")
+    (tmp_path / "shape").write_text(json.dumps(shape))
+    for action, output in (("pack", "packed"), ("unpack", "decoded")):
+        command = [sys.executable, "-m", "tests.wire.resident", action, str(tmp_path)]
+        figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(density, action, figures)
+        assert figures["grown"] < figures[output] + WORKING

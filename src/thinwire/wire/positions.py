@@ -26,6 +26,7 @@ from thinwire.wire.entropy import (
     packed_size,
     put_stream,
     put_symbols,
+    table_bits,
     uint,
     unpack_bits,
     zstd_bits,
@@ -350,8 +351,8 @@ def choose(entries: np.ndarray, rows: int, width: int) -> tuple[Grid, float]:
         grid = Grid(down, across, best.groups)
         kept = np.bincount(grid.cells(row, column), minlength=len(grid.cell_sizes))
         grid = Grid(down, across, _groups(kept.reshape(len(grid.heights), -1), grid.cell_sizes))
-        cost = _group_bits(np.bincount(grid.groups, kept), grid.sizes) + bits(np.bincount(grid.groups))
-        cost += bits(grid.heights) + bits(grid.widths)
+        cost = _group_bits(np.bincount(grid.groups, kept), grid.sizes)
+        cost += _label_bits(grid.heights) + _label_bits(grid.widths) + _label_bits(np.bincount(grid.groups))
         if cost < 0.998 * least:
             best, least = grid, cost
     return best, least
@@ -370,7 +371,7 @@ def _classes(counts: np.ndarray, length: int, flat: float) -> tuple[np.ndarray, 
         if np.count_nonzero(used) > 1 << CLASS_BITS:
             break
         kept = np.bincount(levels, lines * number)[used]
-        cost = _group_bits(kept, members[used] * length) + bits(members[used])
+        cost = _group_bits(kept, members[used] * length) + _label_bits(members[used])
         if cost >= least:
             break
         best, least = (np.cumsum(used) - 1)[levels], cost
@@ -388,6 +389,11 @@ def _groups(kept: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     inside = np.bincount(levels, kept.reshape(-1))
     bucket = (np.cumsum(inside) - inside) // LEAST
     return (np.cumsum(_steps(bucket, 0) > 0))[levels].astype(np.uint8)
+
+
+def _label_bits(members: np.ndarray) -> float:
+    """Bits for the labels of classes or groups of so many members, and for their table."""
+    return bits(members) + table_bits(len(members))
 
 
 def _group_bits(kept: np.ndarray, sizes: np.ndarray) -> float:
