@@ -174,29 +174,27 @@ def factors(rank: int, inner: int, outer: int, sites: int, seed: int) -> tuple[A
     return Adapters(before), Adapters(after)
 
 
-def update_cases(quick: bool) -> Iterator[tuple[str, Payload]]:
-    """Updates of synthetic factors through the compressors of the methods compared."""
-    before, after = factors(16 if quick else 64, 1024 if quick else 3072, 1024 if quick else 3072, 4 if quick else 7, 0)
+def update_cases() -> Iterator[tuple[str, Payload]]:
+    """Updates of synthetic factors of the size of a real model's, 3072 x 64, through the compressors compared."""
+    before, after = factors(64, 3072, 3072, 7, 0)
     change = {key: after[key] - before[key] for key, _ in before.items()}
     only_b = {key: tensor for key, tensor in change.items() if key[1] == "b"}
-    flat = torch.cat([tensor.reshape(-1) for tensor in change.values()]).abs()
-    least = flat.kthvalue(int(0.96 * len(flat))).values
-    top: Leaves = {key: sparse(tensor, tensor.abs() > least) for key, tensor in change.items()}
     everything: Leaves = {key: dense(tensor) for key, tensor in change.items()}
     link, cast = Link(before, after, 3), Cast("bfloat16")
     chains: dict[str, tuple[Leaves, tuple[Step, ...]]] = {
         "fedsrd up": (everything, (ImportanceDrop(KurtosisRate(0.96, 0.0, 0.0), rescale=True), cast)),
         "fedsrd down": ({key: dense(tensor) for key, tensor in only_b.items()}, (RandomDrop(0.8), cast)),
-        "top-k": (top, (cast,)),
+        "top-k .1": (largest(everything, 0.1), ()),
+        "top-k .04": (largest(everything, 0.04), ()),
         "ffa-lora": ({key: dense(tensor) for key, tensor in only_b.items()}, (cast,)),
         "int8": (everything, (Quantise(8, "channel"),)),
         "int4": (everything, (Quantise(4, "channel"),)),
-        "top-k int4": (top, (Quantise(4, symmetric=True),)),
+        "top-k .04 int4": (largest(everything, 0.04), (Quantise(4, symmetric=True),)),
     }
     for name, (leaves, steps) in chains.items():
         for step in steps:
             leaves = step(leaves, link)
-        yield name, Payload("change", 0, 0, leaves)
+        yield f"factors {name}", Payload("change", 0, 0, leaves)
 
 
 def synthetic_cases(quick: bool) -> Iterator[tuple[str, Payload]]:
@@ -332,7 +330,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = [
             *real_cases(options.payloads or Path(folder), options.quick),
-            *(() if options.quick else update_cases(options.quick)),
+            *(() if options.quick else update_cases()),
             *synthetic_cases(options.quick),
         ]
     lines = []

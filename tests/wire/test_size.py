@@ -79,6 +79,16 @@ def test_never_worse_than_raw(kind, dtype):
         assert size <= named + place + count * dtype.itemsize + 48
 
 
+@pytest.mark.parametrize("shape", [(3072, 64), (64, 3072)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_thin_factors_at_the_entropy(kind, shape):
+    rng = np.random.default_rng(7)
+    places = positions(rng, shape, 0.1, kind)
+    leaf = Leaf(shape, places, Floats(gaussian(rng, kept(shape, places)).bfloat16()))
+    assert leaf.kept >= 10_000
+    within_target(leaf)
+
+
 def test_unequal_rows_are_paid_for():
     rng = np.random.default_rng(6)
     chance = 0.04 * np.exp(rng.standard_normal((3072, 1)) - 0.5)

@@ -26,7 +26,6 @@ from thinwire.wire.entropy import (
     packed_size,
     put_stream,
     put_symbols,
-    table_bits,
     uint,
     unpack_bits,
     zstd_bits,
@@ -392,8 +391,8 @@ def _groups(kept: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _label_bits(members: np.ndarray) -> float:
-    """Bits for the labels of classes or groups of so many members, and for their table."""
-    return bits(members) + table_bits(len(members))
+    """Bits for the labels of classes or groups of so many members, and for their table, of some ten bits each."""
+    return bits(members) + 10.0 * len(members) + 40.0 if len(members) > 1 else 0.0
 
 
 def _group_bits(kept: np.ndarray, sizes: np.ndarray) -> float:
