@@ -78,7 +78,8 @@ def play(options: argparse.Namespace, name: str, rate: float, seed: int, split: 
     directory = folder(options, name, rate, seed, split)
     if not (directory / "summary.json").exists():
         changes = [*METHODS[name], f"train.learning_rate={rate}", f"run.seed={seed}", f"data.split={split}"]
-        changes += ["run.threads=1", *(["run.evaluate_every=0"] if split == "validation" else [])]
+        drawn = split == "test" and seed == options.seeds[0]
+        changes += ["run.threads=1", *([] if drawn else ["run.evaluate_every=0"])]
         command = [sys.executable, "-m", "thinwire.cli", "run"]
         if (directory / "config.json").exists():
             command += ["--resume", str(directory)]

@@ -228,7 +228,9 @@ def _put_line(out: BinaryIO, line: np.ndarray, sizes: np.ndarray) -> None:
     models = [geometric(ratio) for _, ratio in chosen]
     shift = _spread(np.array([shift for shift, _ in chosen]), counts)
     longest = _spread(np.array([size - 1 for _, size in models]), counts)
-    symbols, low, counts = _runs(gaps >> shift, gaps & ((1 << shift) - 1), longest, counts)
+    gaps, counts = _runs(gaps, longest << shift, counts)
+    shift = _spread(np.array([shift for shift, _ in chosen]), counts)
+    symbols, low = (gaps >> shift).astype(np.int32), gaps & ((1 << shift) - 1)
     stops = np.cumsum(counts).tolist()
     slices = [slice(stop - count, stop) for stop, count in zip(stops, counts.tolist(), strict=True)]
     mine = dict(zip(groups.tolist(), zip(counts.tolist(), chosen, strict=True), strict=True))
@@ -238,7 +240,6 @@ def _put_line(out: BinaryIO, line: np.ndarray, sizes: np.ndarray) -> None:
         if count:
             out.write(bytes((bits_low, ratio & 255, ratio >> 8)))
     put_stream(out, [(symbols[part], model) for part, (model, _) in zip(slices, models, strict=True)])
-    shift = _spread(np.array([bits_low for bits_low, _ in chosen]), counts)
     for bits_low in sorted({bits_low for bits_low, _ in chosen} - {0}):
         bulk = low if len(shift) == 1 else low[shift == bits_low]
         out.write(pack_bits(bulk.astype(uint(bits_low)), bits_low))
@@ -317,20 +318,17 @@ def _parameters(kept: int, size: int) -> tuple[int, int]:
     return shift, 65536 - min(max(hit >> coarse << coarse, 1), 65536)
 
 
-def _runs(
-    high: np.ndarray, low: np.ndarray, longest: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Symbols (int32), their low bits and their number a cell; a gap of `longest` steps or more takes several."""
-    high = high.astype(np.int32) if high.max() < 1 << 31 else high
-    over = np.flatnonzero(high >= longest)
+def _runs(gaps: np.ndarray, longest: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gaps, none above `longest`, and their number a group; one of `longest` or more takes several, the last below it."""
+    over = np.flatnonzero(gaps >= longest)
     if len(over) == 0:
-        return high, low, counts
-    steps = np.broadcast_to(longest, high.shape)[over]
-    extra = high[over] // steps
-    high[over] -= extra * steps
-    where, group = np.repeat(over, extra), np.searchsorted(np.cumsum(counts), over, "right")
+        return gaps, counts
+    steps = np.broadcast_to(longest, gaps.shape)[over]
+    extra = gaps[over] // steps
+    gaps[over] -= extra * steps
+    group = np.searchsorted(np.cumsum(counts), over, "right")
     counts = counts + np.bincount(group, extra, len(counts)).astype(np.int64)
-    return np.insert(high, where, np.repeat(steps, extra)).astype(np.int32), np.insert(low, where, 0), counts
+    return np.insert(gaps, np.repeat(over, extra), np.repeat(steps, extra)), counts
 
 
 def choose(entries: np.ndarray, rows: int, width: int) -> tuple[Grid, float]:
