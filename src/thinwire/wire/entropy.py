@@ -26,6 +26,8 @@ TOTAL = 1 << 24
 
 CONSTANT, PLAIN, PACKED, CODED = range(4)
 SAMPLE = 512
+FEW = 512
+"""Bits of symbols up to which zstd is not tried."""
 WORD = np.dtype("<u4")
 
 
@@ -94,7 +96,7 @@ def put_symbols(out: BinaryIO, symbols: Symbols, width: int) -> None:
         return
     packed, coded = width * len(symbols), bits(counts) + table_bits(len(used))
     best = min(packed, coded)
-    if zstd_bits(symbols) < 0.98 * best:
+    if best > FEW and zstd_bits(symbols) < 0.98 * best:
         out.write(bytes([PLAIN]))
         put_plain(out, symbols)
     elif packed <= coded:

@@ -43,6 +43,8 @@ FEWEST = 256
 """Positions of a chunk from which on classes are tried."""
 STEPS = (1, 2, 4)
 """Classes an octave of density that are tried."""
+NARROW = 1 << 27
+"""Entries of a chunk up to which places, and gaps of the longest symbol, are below 2^31."""
 PRIOR = 4.0
 """Kept entries of a cell that its density as told by its row and column classes is worth."""
 LEAST = 128
@@ -96,20 +98,18 @@ class Grid:
 
     def cells(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Cell of each entry."""
-        return self.rows[row].astype(np.intp) * len(self.widths) + self.columns[column]
+        return (self.rows * np.intp(len(self.widths)))[row] + self.columns.astype(np.intp)[column]
 
     def line(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Sorted places of the entries in the line; int64."""
+        """Sorted places of the entries in the line; int32 if that is surely enough, else int64."""
+        kind = np.int32 if len(self.rows) * len(self.columns) <= NARROW else np.int64
         ends = np.cumsum(self.cell_sizes[self.order])
-        bases = np.empty_like(ends)
+        bases = np.empty(len(ends), kind)
         bases[self.order] = ends - self.cell_sizes[self.order]
-        down = _ranks(np.argsort(self.rows, kind="stable"), self.heights)
-        across = _ranks(np.argsort(self.columns, kind="stable"), self.widths)
-        kind = self.columns[column]
-        place = down[row]
-        place *= self.widths[kind]
-        place += across[column]
-        place += bases[self.rows[row].astype(np.intp) * len(self.widths) + kind]
+        place = _ranks(np.argsort(self.rows, kind="stable"), self.heights).astype(kind)[row]
+        place *= self.widths[self.columns].astype(kind)[column]
+        place += _ranks(np.argsort(self.columns, kind="stable"), self.widths).astype(kind)[column]
+        place += bases[self.cells(row, column)]
         place.sort()
         return place
 
@@ -226,11 +226,11 @@ def _put_line(out: BinaryIO, line: np.ndarray, sizes: np.ndarray) -> None:
     gaps[first] = line[first] - (ends - sizes)[groups]
     chosen = [_parameters(count, size) for count, size in zip(counts.tolist(), sizes[groups].tolist(), strict=True)]
     models = [geometric(ratio) for _, ratio in chosen]
-    shift = _spread(np.array([shift for shift, _ in chosen]), counts)
-    longest = _spread(np.array([size - 1 for _, size in models]), counts)
-    gaps, counts = _runs(gaps, longest << shift, counts)
-    shift = _spread(np.array([shift for shift, _ in chosen]), counts)
-    symbols, low = (gaps >> shift).astype(np.int32), gaps & ((1 << shift) - 1)
+    shifts = np.array([shift for shift, _ in chosen], gaps.dtype)
+    longest = np.array([size - 1 for _, size in models], gaps.dtype) << shifts
+    gaps, counts = _runs(gaps, _spread(longest, counts), counts)
+    shift = _spread(shifts, counts)
+    symbols, low = (gaps >> shift).astype(np.int32, copy=False), gaps & ((1 << shift) - 1)
     stops = np.cumsum(counts).tolist()
     slices = [slice(stop - count, stop) for stop, count in zip(stops, counts.tolist(), strict=True)]
     mine = dict(zip(groups.tolist(), zip(counts.tolist(), chosen, strict=True), strict=True))
@@ -319,7 +319,7 @@ def _parameters(kept: int, size: int) -> tuple[int, int]:
 
 
 def _runs(gaps: np.ndarray, longest: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gaps, none above `longest`, and their number a group; one of `longest` or more takes several, the last below it."""
+    """Gaps, none above `longest`, and their number a group; one of `longest` or more takes several."""
     over = np.flatnonzero(gaps >= longest)
     if len(over) == 0:
         return gaps, counts
