@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from thinwire.config import Recipe
 
 EPILOG = """examples:
-  thinwire run                                    the embedded default: four owners, FedSRD, about a minute
+  thinwire run                                    the embedded default: four owners, FedSRD, about 90 seconds
   thinwire run --method fedit --set federation.rounds=20
   thinwire run recipes/four_domains.toml --set train.learning_rate=1e-3
   thinwire run --resume runs/fedsrd-seed0 --rounds 30
