@@ -163,7 +163,7 @@ def plot(curves: dict[str, list[tuple[float, float]]], lines: list[dict[str, Any
     axes.set(
         xscale="log",
         xlabel="megabytes sent so far, both ways, as packed",
-        ylabel="validation loss, nats per response token",
+        ylabel="validation loss, mean of the six domains, nats per response token",
     )
     axes.set_title("Four domains, embedded base, each method at its best learning rate (seed 0)")
     axes.grid(alpha=0.3)
