@@ -19,10 +19,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     console.print(scores(summary))
     console.print(traffic(summary))
     seconds, directory = summary["seconds"], summary["directory"]
-    console.print(
-        f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, method {seconds['method']:.1f}, "
-        f"wire {seconds['wire']:.1f}; {summary['threads']} threads, peak {summary['peak_rss_mb']:.0f} MB"
-    )
+    times = f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, method {seconds['method']:.1f}"
+    wire = f"(wire {seconds['wire']:.1f} over all threads)"
+    console.print(f"{times} {wire}; {summary['threads']} threads, peak {summary['peak_rss_mb']:.0f} MB")
     places = {"adapter (PEFT)": "adapter", "summary": "summary.json", "metrics": "metrics.jsonl"}
     console.print("   ".join(f"{what}: {directory}/{name}" for what, name in places.items()))
     if "alone" in next(iter(summary["score"].values())):

@@ -47,7 +47,7 @@ class Federation:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the rounds so far."""
+    """Sums over the rounds so far. Seconds of method are wall time, wire included; of wire, summed over threads."""
 
     bytes_up: int = 0
     bytes_down: int = 0
@@ -97,7 +97,6 @@ def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> 
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise AllRefused(f"round {ctx.round}: no upload could be used; {reasons}")
     states |= {name: sending.lost if name in refused else sending.counted for name, sending in sendings.items()}
-    seconds["method"] -= seconds.get("wire", 0.0)
     return replace(
         state,
         round=ctx.round + 1,
