@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -67,15 +67,6 @@ def _config(architecture: str) -> PretrainedConfig:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Architecture -> folder, written once a session."""
     return cache(lambda architecture: save_tiny(architecture, tmp_path_factory.mktemp(architecture)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def copying(count: int, seed: int = 0, longest: int = 9) -> list[Example]:

@@ -1,3 +1,4 @@
 """The fixtures of tests/tiny_models.py."""
 
-from tests.tiny_models import one_thread, tiny  # noqa: F401
+from tests.one_thread import one_thread  # noqa: F401
+from tests.tiny_models import tiny  # noqa: F401

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from thinwire.payload import Codes, Floats, Leaf, Listed, Seeded
 from thinwire.wire.entropy import bits, log_sum
-from thinwire.wire.positions import choose, grid_width
+from thinwire.wire.grid import grid_width
+from thinwire.wire.positions import choose
 from thinwire.wire.values import DTYPES
 
 PARAMETER = 32
