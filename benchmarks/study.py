@@ -103,9 +103,7 @@ def best_rate(study: Study, name: str, tried: dict[tuple[str, float], float]) ->
     return study.better(known, key=known.__getitem__) if known else min(study.rates)
 
 
-def play(
-    options: argparse.Namespace, study: Study, name: str, rate: float, seed: int, split: str
-) -> dict[str, Any]:
+def play(options: argparse.Namespace, study: Study, name: str, rate: float, seed: int, split: str) -> dict[str, Any]:
     """The summary of one run; of a run that failed, what it says of itself."""
     case = name.replace(" ", "-").replace("/", "_")
     directory = options.runs / options.study.stem / f"{case}-{rate:g}-{seed}-{split}"

@@ -252,6 +252,11 @@ class Method:
         """Share of what compression left out that is added to the sender's next change (error feedback); 0: none."""
         return 0.0
 
+    @property
+    def linear(self) -> bool:
+        """Whether `aggregate` only adds, so that a change which missed its round can be added to the client's next."""
+        return True
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         """One site's global change from its uploads, in any named parts: their weighted mean."""
         return weighted_sum(uploads)

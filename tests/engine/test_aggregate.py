@@ -120,7 +120,6 @@ def test_memory_of_one_upload_a_thread(threads: None, monkeypatch: pytest.Monkey
     to, method, ctx = server(), create("fedsrd"), Context(0, 7)
     alive, most = [0], [0]
 
-
     real = module._uploads
 
     def watched(*arguments: object) -> object:

@@ -128,3 +128,13 @@ def test_messages_out_of_order_are_refused(broadcasting):
         receive(server.start, None, [log[0]], server.start, server.run + 1)
     with pytest.raises(WireError, match="holds nothing"):
         receive(server.start, None, [], server.start, server.run)
+
+
+def test_changes_that_are_held_already_are_passed_over(broadcasting):
+    """A server that missed a client's answer sends again what the client has applied."""
+    states, log = history(broadcasting, 3)
+    server = states[-1].server
+    blobs = [log[1], log[2], log[3]]
+    got = receive(broadcasting, ANYONE, states[2].server.adapters, 2, blobs, server.start, server.run)
+    assert got[1] == 3
+    assert bits(got[0]) == bits(server.adapters)

@@ -51,12 +51,15 @@ def receive(
 ) -> tuple[Adapters, int]:
     """What the client holds after the server's messages, applied in order, and its version.
 
-    `start` is what the seed gives and a state message builds on. Raises: WireError for bytes that do not fit.
+    `start` is what the seed gives and a state message builds on. Changes that are in `held` already are passed over: a
+    server that missed the last answer sends them again. Raises: WireError for bytes that do not fit.
     """
     own = method.cut(start, client.rank) if method.sends_states else start
     for blob in blobs:
         with span("wire"):
             payload = unpack(blob, expected(method, own, run=run))
+        if payload.kind == "change" and version is not None and payload.version <= version:
+            continue
         if payload.kind == "change" and (version is None or payload.version != version + 1):
             raise WireError(f"a change to version {payload.version} cannot follow version {version}")
         tensors = decode(payload.leaves)

@@ -38,6 +38,12 @@ from thinwire.simulation.rounds import (
 )
 from thinwire.training import Trained
 
+MISSED = {
+    "late": "missed its round and is part of this one's",
+    "discarded": "missed its round and is discarded: it cannot be added to a later one",
+}
+"""What becomes of an upload that came too late: the site's word for it, and ours."""
+
 Replies = Mapping[int, Reply | str]
 """What came back by node: a reply, or why there is none, in words."""
 
@@ -188,6 +194,7 @@ class Coordinator:
                 self.tell(f"round {ctx.round + 1}: {entry['client']} {entry['status']}")
             elif not enough and entry["status"] == "counted":
                 entry["status"] = "no quorum"
+            self._note_missed(entry, replies.get(by_name[entry["client"]]))
         totals = add_totals(self.state.totals, sendings, delivered, state.server.version, seconds)
         self.state = replace(self.state, totals=totals)
         if enough:
@@ -195,6 +202,14 @@ class Coordinator:
             self.state = replace(self.state, server=server, round=ctx.round + 1)
         self.setup.directory.append(lines)
         return enough
+
+    def _note_missed(self, entry: Line, reply: Reply | str | None) -> None:
+        """Say what the site did with an upload that missed its round."""
+        for word, words in MISSED.items():
+            missed = reply.facts.get(word) if isinstance(reply, Reply) else None
+            if isinstance(missed, int):
+                entry[word] = missed
+                self.tell(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
 
     def _sort(
         self, asked: Mapping[int, Request], replies: Replies, nodes: Mapping[str, int]

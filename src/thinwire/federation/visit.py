@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from thinwire.adapters import Adapters
+from thinwire.adapters import Adapters, Change
+from thinwire.compress import decode
 from thinwire.engine import ClientState, receive
+from thinwire.engine.client import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.store import Saved, Store
 from thinwire.method import Client, Context
-from thinwire.simulation.rounds import Federation, send_all, train
+from thinwire.simulation.rounds import Federation, Worked, send_all, train
+from thinwire.wire import Expect, WireError, unpack
 
 LOG = logging.getLogger("thinwire.site")
 
@@ -47,17 +50,47 @@ class Visit:
         held, version = receive(self.federation.method, self.client, *known)
         if version != request.version:
             raise MessageError(f"the blobs end at version {version}, the server is at {request.version}")
-        if request.counted < saved.round < request.round:
-            LOG.warning("round %d: the upload did not count", saved.round)
         return held, replace(state, version=version)
 
     def caught_up(self) -> tuple[Adapters, ClientState]:
-        """The same, kept on the disk. An upload of a round that the server has not ended yet stays as it is."""
+        """The same, kept on the disk; the last upload stays, as it may be asked for again or be late."""
         held, state = self.received()
-        ended = self.request.round > self.saved.round
-        waiting = replace(self.saved, held=held, version=state.version)
-        self.store.save(Saved(held, state.version, state, state) if ended else waiting)
+        self.store.save(replace(self.saved, held=held, version=state.version))
         return held, state
+
+    @property
+    def missed(self) -> bool:
+        """Whether the last upload is of an earlier round and did not count: it was late, or lost."""
+        return self.request.counted < self.saved.round < self.request.round
+
+    def late(self, held: Adapters) -> tuple[Change, dict[str, int]]:
+        """What of an upload that missed its round is added to the next one, and a note for the server.
+
+        Only where the method is linear; with error feedback it is part of the client's residual already. Under noise on
+        the server's sum a client must keep nothing between rounds, so there it is discarded, too.
+        """
+        method, saved = self.federation.method, self.saved
+        if not self.missed:
+            return {}, {}
+        number = saved.round
+        adds = method.linear and not method.feedback and not self.federation.noise_on("sum")
+        change = self._sent(held) if adds else {}
+        if change or method.feedback:
+            LOG.warning("round %d: the upload did not count; it goes out with round %d", number, self.request.round)
+            return change, {"late": number}
+        LOG.error("round %d: the upload did not count; it is discarded", number)
+        return {}, {"discarded": number}
+
+    def _sent(self, held: Adapters) -> Change:
+        """The last upload, decoded; empty if this round sends other parts or has other shapes."""
+        ctx = Context(self.request.round, self.federation.seed)
+        mine = self.federation.method.cut(held, self.client.rank)
+        sends = mine.trained(self.federation.method.sends(ctx))
+        wanted = {key: shape for key, shape in shapes(mine).items() if key in sends}
+        try:
+            return decode(unpack(self.saved.upload, Expect(wanted)).leaves)
+        except WireError:
+            return {}
 
     def play(self, blank: Reply) -> Reply:
         """Train and send; a request that was answered before is answered with the same bytes, without training.
@@ -70,17 +103,26 @@ class Visit:
             return replace(blank, version=saved.version, facts=saved.facts, blobs=(saved.upload,))
         held, state = self.received()
         ctx = Context(request.round, self.federation.seed)
-        trained = train(self.federation, [self.client], {name: held}, {name: state}, ctx)
+        late, note = self.late(held)
+        trained = with_late(train(self.federation, [self.client], {name: held}, {name: state}, ctx), late)
         sendings, refused = send_all(self.federation, [self.client], {name: state}, trained, ctx)
         if refused:
             raise ValueError(refused[name])
         sending, done = sendings[name], trained[name][1]
         facts = {"loss": done.loss, "density": sending.density, "seconds": done.seconds, "tokens": done.tokens}
-        facts |= self.notes
+        facts |= {**self.notes, **note}
         self.store.save(
             Saved(held, state.version, sending.counted, sending.lost, request.round, asked, facts, sending.blob)
         )
         return replace(blank, version=state.version, facts=facts, blobs=(sending.blob,))
+
+
+def with_late(trained: Mapping[str, Worked], late: Change) -> dict[str, Worked]:
+    """Training that ended further on by what was late."""
+    return {
+        name: (plan, replace(done, adapters=done.adapters.add(late)), own)
+        for name, (plan, done, own) in trained.items()
+    }
 
 
 def question(request: Request) -> str:

@@ -68,7 +68,7 @@ def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]
         spread = w.spread_transposed(q)
         after, core = torch.linalg.qr(w.a.mT @ (w.b.mT @ q) + spread)
         right, s, left = torch.linalg.svd(core)
-        turn, best = left.mT[:, : rank], after @ right[:, : rank]
+        turn, best = left.mT[:, :rank], after @ right[:, :rank]
         if q.shape[0] == q.shape[1] or _error(v, best, s[-1]) <= bound:
             break
         v = after

@@ -36,6 +36,10 @@ class FedExLoRA(Method):
 
     residual_rank: int | None = setting(None, "largest rank of the residual that is sent; none: exact", low=1)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         (mean_a, mean_b), rest = differences((p, change["a"], change["b"]) for p, change in uploads)
         if not rest:

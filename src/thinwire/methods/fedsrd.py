@@ -84,6 +84,10 @@ class FedSRDe(Method):
     def _rescales(self) -> bool:
         return self._official(self.rescale, True, False)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         """`M = sum_k p_k dA_k` and `U'(D - B M) = sum_k p_k U'dB_k (A + dA_k)`, summed in place."""
         turned = self._turned(site, ctx)

@@ -96,6 +96,10 @@ class FLASC(Method):
         sites = {name: _rows(site, _largest(site, rank)) for name, site in adapters.sites.items()}
         return replace(adapters, sites=sites)
 
+    @property
+    def linear(self) -> bool:
+        return self.rows == "first"
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         return weighted_sum(uploads.map(lambda upload: (upload[0], self._placed(site, upload[1]))))
 

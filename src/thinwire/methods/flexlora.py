@@ -38,6 +38,10 @@ class FlexLoRA(Method):
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         return first_rows(adapters, rank)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         terms, weights = [], []
         for p, change in uploads:

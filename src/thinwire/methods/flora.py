@@ -68,6 +68,10 @@ class FLoRA(Method):
         change = super().encode(plan, trained, ctx)
         return change if self.warm_start else {key: c if key[1] == EXTRA else trained[key] for key, c in change.items()}
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         terms: list[LowRank] = []
         weights: list[float] = []

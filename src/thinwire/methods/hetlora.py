@@ -40,6 +40,10 @@ class HetLoRA(Method):
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         return first_rows(adapters, rank)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         weights = [p * self._norm(site, change) for p, change in uploads]
         weights = unit_weights(weights) if any(weights) else [p for p, _ in uploads]

@@ -60,9 +60,7 @@ def own_adapters(
         yield TUNED, Personal(tuned(session, federation, whole, client, state.round, steps))
 
 
-def loss_on_some(
-    session: Session, federation: Federation, client: Client, adapters: Adapters, count: int
-) -> float:
+def loss_on_some(session: Session, federation: Federation, client: Client, adapters: Adapters, count: int) -> float:
     """Mean loss on `count` of the client's own training examples, the same ones each time."""
     examples = federation.examples[client.name]
     order = permutation(derive(federation.seed, "fusion", client.name), len(examples))[:count]
