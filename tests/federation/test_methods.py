@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.federation.conftest import NAMES, local, run
@@ -21,6 +23,47 @@ def test_every_method_ends_where_the_simulation_ends(recipe, sites, tmp_path, na
 def test_sites_with_ranks_of_their_own(recipe, sites, tmp_path, name):
     ranks = {"rounds": 2, "rank_of": dict(zip(NAMES, (1, 2, 4), strict=True))}
     same_end(recipe(method={"name": name}, federation=ranks, run=QUICK, train=PLAIN), sites, tmp_path)
+
+
+def limited(sites, name, text):
+    path = sites[name] / "site.toml"
+    path.write_text(path.read_text() + f"[limits]\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "table"), [("hetlora", "rank = 2", "rank_of"), ("flasc", "density = 0.1", "density_of")]
+)
+def test_a_site_s_limits_are_kept_as_if_the_recipe_said_so(recipe, sites, tmp_path, name, limit, table):
+    limited(sites, "beta", limit)
+    limited(sites, "gamma", "rank = 4096")
+    value = {"beta": float(limit.split()[-1]) if table == "density_of" else int(limit.split()[-1])}
+    plain = recipe(method={"name": name}, federation={"rounds": 2}, run=QUICK, train=PLAIN)
+    given = recipe(method={"name": name}, federation={"rounds": 2, table: value}, run=QUICK, train=PLAIN)
+    _, told, adapter = run(plain, tmp_path / "run", local(sites))
+    assert adapter == perform(given, tmp_path / "straight").adapter
+    assert all("counted" in text for text in told), told
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [("rank = 1", "limits.rank = 1: fedit needs rank"), ("density = 0.5", "fedit has no density of its own")],
+)
+def test_limits_that_the_method_cannot_keep_are_refused_by_name(recipe, sites, tmp_path, limit, words):
+    limited(sites, "beta", limit)
+    plain = recipe(method={"name": "fedit"}, federation={"rounds": 1}, run=QUICK, train=PLAIN)
+    _, told, _ = run(plain, tmp_path / "run", local(sites), quorum=2)
+    assert any("site 'beta'" in text and "is refused" in text and words in text for text in told), told
+
+
+@pytest.mark.parametrize("limits", [7, {"rank": "much"}, {"rank": 0}, {"density": 3.0}, {"memory": 1}])
+def test_limits_that_are_none_are_refused(recipe, sites, tmp_path, limits):
+    transport = local(sites)
+    transport.spoil = lambda node, request, reply: (
+        replace(reply, facts={**reply.facts, "limits": limits}) if request.task == "hello" and node == 12 else reply
+    )
+    plain = recipe(method={"name": "hetlora"}, federation={"rounds": 1}, run=QUICK, train=PLAIN)
+    _, told, _ = run(plain, tmp_path / "run", transport, quorum=2)
+    assert any("site 'beta'" in text and "is refused" in text and "limits" in text for text in told), told
 
 
 QUICK = {"references": False, "evaluate_every": 0}

@@ -16,9 +16,10 @@ from thinwire.engine import PLAIN, ClientState, Sending, begin
 from thinwire.evaluation import Scores
 from thinwire.federation.handshake import mismatch
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.replies import fault, number, scores_of
-from thinwire.federation.settings import Rules
+from thinwire.federation.replies import fault, limits_of, number, scores_of
+from thinwire.federation.settings import Rules, SiteLimits
 from thinwire.method import Client, Context, Method, Plan
+from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
 from thinwire.simulation.clients import clients_of
 from thinwire.simulation.directory import RunDirectory, write_json
@@ -83,6 +84,7 @@ class Coordinator:
     state: State
     members: dict[str, int] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, SiteLimits] = field(default_factory=dict)
     turned_away: dict[int, str] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     evaluated: set[int] = field(default_factory=set)
@@ -95,7 +97,10 @@ class Coordinator:
         here: dict[str, Any] = {
             name: {k: v for k, v in table.items() if k in self.examples} for name, table in tables.items()
         }
-        clients = clients_of(replace(config, **here), self.examples, setup.rank)
+        clients = [
+            within(client, self.limits.get(client.name, SiteLimits()), setup.rank)
+            for client in clients_of(replace(config, **here), self.examples, setup.rank)
+        ]
         return Federation(setup.method, config, clients, {}, no_training, setup.seed, server=setup.server)
 
     @property
@@ -129,6 +134,7 @@ class Coordinator:
                 continue
             self.members[reply.site] = node
             self.examples[reply.site] = reply.facts["examples"]
+            self.limits[reply.site] = limits_of(reply.facts)
             self._holds(reply.site, reply.version)
 
     def _misfit(self, reply: Reply) -> str:
@@ -141,7 +147,20 @@ class Coordinator:
             return f"node {self.members[reply.site]} is {reply.site!r} already" if reply.site else "it has no name"
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             return f"its number of examples is {count!r}"
-        return mismatch(self.setup.identity, reply.facts)
+        try:
+            limits = limits_of(reply.facts)
+        except (ConfigError, MessageError) as error:
+            return str(error)
+        return mismatch(self.setup.identity, reply.facts) or self._too_small(limits)
+
+    def _too_small(self, limits: SiteLimits) -> str:
+        """Why the method cannot keep to a site's limits; empty if it can."""
+        method, rank = self.setup.method, self.setup.rank
+        if limits.rank is not None and limits.rank < rank and not method.unequal_ranks:
+            return f"limits.rank = {limits.rank}: {method.name} needs rank {rank} everywhere"
+        if limits.density is not None and not method.unequal_densities:
+            return f"limits.density = {limits.density}: {method.name} has no density of its own"
+        return ""
 
     def _holds(self, site: str, version: int | None) -> None:
         """Note what version a site holds; one ahead of this server's (it came from a later checkpoint) is of no use."""
@@ -321,6 +340,17 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
         best = min(losses, key=lambda number: (losses[number], number))
         state = replace(state, best_round=best, best_loss=losses[best])
     return Coordinator(setup, tell, run, state, counted=counted, evaluated=set(losses))
+
+
+def within(client: Client, limits: SiteLimits, largest: int) -> Client:
+    """The client with its rank and density no larger than its site's limits. largest: the recipe's rank."""
+    rank = None if limits.rank is None or limits.rank >= largest else limits.rank
+    return replace(client, rank=least(client.rank, rank), density=least(client.density, limits.density))
+
+
+def least(*values: Any) -> Any:
+    """The smallest of those given; None without any."""
+    return min((value for value in values if value is not None), default=None)
 
 
 def mean(values: list[float]) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 
 from thinwire.evaluation import Scores
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.settings import SiteLimits
+from thinwire.settings import build
 
 
 def fault(reply: Reply, request: Request, site: str) -> str:
@@ -36,6 +38,14 @@ def scores_of(facts: Mapping[str, Any]) -> dict[str, Scores]:
             if math.isnan(number(vars(score), figure)):
                 raise MessageError(f"no scores: {figure} of {name} is {getattr(score, figure)!r}")
     return scores
+
+
+def limits_of(facts: Mapping[str, Any]) -> SiteLimits:
+    """A site's limits from its answer to a hello. Raises: MessageError, ConfigError."""
+    values = facts.get("limits", {})
+    if not isinstance(values, dict):
+        raise MessageError(f"limits = {values!r}: allowed is a table")
+    return build(SiteLimits, {name: value for name, value in values.items() if value is not None}, "limits")
 
 
 def number(facts: Mapping[str, Any], name: str) -> float:

@@ -47,6 +47,14 @@ class SiteModel:
 
 
 @dataclass(frozen=True)
+class SiteLimits:
+    """What this site can do where that is less than the recipe asks for; the server keeps to it."""
+
+    rank: int | None = setting(None, "largest rank it trains; none: the recipe's", low=1)
+    density: float | None = setting(None, "largest share of entries it is sent and sends", above=0, high=1)
+
+
+@dataclass(frozen=True)
 class SiteTrainer:
     """The resident trainer."""
 
@@ -64,6 +72,7 @@ class Site:
     federation: str = "federation"
     data: SiteData = field(default_factory=SiteData)
     model: SiteModel = field(default_factory=SiteModel)
+    limits: SiteLimits = field(default_factory=SiteLimits)
     trainer: SiteTrainer = field(default_factory=SiteTrainer)
 
     def recipe(self, server: Recipe) -> Recipe:
@@ -94,7 +103,7 @@ class Site:
         )
 
 
-SECTIONS: dict[str, type] = {"data": SiteData, "model": SiteModel, "trainer": SiteTrainer}
+SECTIONS: dict[str, type] = {"data": SiteData, "model": SiteModel, "limits": SiteLimits, "trainer": SiteTrainer}
 
 
 def load_site(folder: Path) -> Site:

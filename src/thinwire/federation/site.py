@@ -77,7 +77,7 @@ class Trainers:
     def hello(self, session: Session) -> dict[str, Any]:
         """What the site tells of itself."""
         count = len(examples_of(self.site, session))
-        return {**self.identities, "examples": count}
+        return {**self.identities, "examples": count, "limits": vars(self.site.limits)}
 
     def load(self, kept: Store, session: Session) -> Saved:
         """The run's state on this disk; a damaged one is told and replaced by that of a site which never joined."""

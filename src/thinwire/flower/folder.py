@@ -107,6 +107,10 @@ source = "data"            # a folder or file beside this one, or an absolute pa
 [model]
 name = "embedded"          # or the folder of this site's copy of the recipe's base
 
+[limits]                   # where this site can do less than the recipe asks for; allowed with some methods
+# rank = 8                 # largest rank it trains
+# density = 0.1            # largest share of entries it is sent and sends
+
 [trainer]
 idle = 900.0               # seconds without work after which the memory is given back
 device = "auto"
