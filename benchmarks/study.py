@@ -4,7 +4,8 @@
 of each), rates, seeds and the metric. Every case gets the same grid of learning rates, scored on the validation split
 with the first seed, unless its rate is given (`chosen`); test data is read once, by the runs at the chosen rate. Every
 run is `thinwire run` in a process of its own, one thread each, and is skipped if it is finished, so a study can be
-stopped and started again. Bytes are what the runs counted. Needs THINWIRE_DATA.
+stopped and started again. Bytes are what the runs counted. With `curves` the picture shows the first seed's loss on
+validation data by bytes so far, round by round. Needs THINWIRE_DATA.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study_plot import plot
+from study_plot import plot, plot_curves
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Study:
-    """over: whether figures are means over domains or over clients. columns: case -> column; others take `after`."""
+    """over: whether figures are means over `domains` (all) or over clients. columns: case -> column, else `after`."""
 
     title: str
     recipe: str
@@ -41,6 +42,7 @@ class Study:
     domains: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, float] = field(default_factory=dict)
+    curves: bool = False
 
     @property
     def better(self) -> Any:
@@ -84,7 +86,12 @@ def main() -> None:
         print(json.dumps(line), flush=True)
     stem = options.results / options.study.stem
     stem.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
-    plot(study.title, study.metric, [line for line in lines if line["kind"] == "result"], stem.with_suffix(".png"))
+    results = [line for line in lines if line["kind"] == "result"]
+    if study.curves:
+        first = {name: curve(folder(options, name, best[name], study.seeds[0], "test")) for name in names}
+        plot_curves(study.title, {name: points for name, points in first.items() if points}, stem.with_suffix(".png"))
+    else:
+        plot(study.title, study.metric, results, stem.with_suffix(".png"))
 
 
 def arguments() -> argparse.Namespace:
@@ -103,20 +110,31 @@ def best_rate(study: Study, name: str, tried: dict[tuple[str, float], float]) ->
     return study.better(known, key=known.__getitem__) if known else min(study.rates)
 
 
+def folder(options: argparse.Namespace, name: str, rate: float, seed: int, split: str) -> Path:
+    case = name.replace(" ", "-").replace("/", "_")
+    return options.runs / options.study.stem / f"{case}-{rate:g}-{seed}-{split}"
+
+
+def curve(directory: Path) -> list[tuple[float, float]]:
+    """(megabytes so far, validation loss) of a run."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [((x["bytes_up"] + x["bytes_down"]) / 1e6, x["loss"]) for x in lines if "evaluation" in x]
+
+
 def play(options: argparse.Namespace, study: Study, name: str, rate: float, seed: int, split: str) -> dict[str, Any]:
     """The summary of one run; of a run that failed, what it says of itself."""
-    case = name.replace(" ", "-").replace("/", "_")
-    directory = options.runs / options.study.stem / f"{case}-{rate:g}-{seed}-{split}"
+    directory = folder(options, name, rate, seed, split)
     if not (directory / "summary.json").exists():
         changes = [*study.settings, *study.cases[name], f"train.learning_rate={rate}", f"run.seed={seed}"]
-        changes += [f"data.split={split}", "run.threads=1", "run.evaluate_every=0"]
+        drawn = study.curves and split == "test" and seed == study.seeds[0]
+        changes += [f"data.split={split}", "run.threads=1", *([] if drawn else ["run.evaluate_every=0"])]
         command = [sys.executable, "-m", "thinwire.cli", "run"]
         if (directory / "config.json").exists():
             command += ["--resume", str(directory)]
         else:
             sets = [part for change in changes for part in ("--set", change)]
             command += [str(ROOT / study.recipe), "--output", str(directory), *sets]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:]
             print(f"{directory.name} failed: {reason}", file=sys.stderr, flush=True)
@@ -140,7 +158,10 @@ def result(study: Study, name: str, rate: float, summaries: list[dict[str, Any]]
             worst = [study.figure(summary, name, metric, "worst_decile") for summary in done]
             line[f"{metric}_worst_decile"] = statistics.fmean(worst)
     privacy = done[0].get("privacy")
+    domains = list(done[0]["loss"])
     return line | {
+        "by_domain": {name: statistics.fmean(each["loss"][name]["after"] for each in done) for name in domains},
+        "reduction": done[0]["reduction"],
         "megabytes_up": statistics.fmean(summary["bytes_up"] for summary in done) / 1e6,
         "megabytes_down": statistics.fmean(summary["bytes_down"] for summary in done) / 1e6,
         **({"epsilon": privacy["epsilon"]} if privacy else {}),
