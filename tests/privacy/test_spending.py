@@ -15,6 +15,7 @@ from tests.laws.synthetic import CASES, federation, first, label, start_adapters
 from thinwire.config import FederationConfig, Recipe, TrainConfig, from_dict
 from thinwire.method import Context
 from thinwire.methods import create
+from thinwire.privacy.account import undominated
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
@@ -22,7 +23,7 @@ from thinwire.simulation import secret
 from thinwire.simulation.rounds import expected_count, taking_part
 from thinwire.simulation.secret import draw_secret
 from thinwire.simulation.session import method_of
-from thinwire.simulation.spending import Ledger, resolved, undominated
+from thinwire.simulation.spending import Ledger, resolved
 from thinwire.training.shares import Shares
 
 TRAIN = TrainConfig(steps=3, batch=2)

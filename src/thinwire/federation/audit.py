@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from thinwire.federation.messages import Reply, header
 FILE = "audit.jsonl"
 
 
-def record(folder: Path, federation: str, reply: Reply) -> None:
-    """Append a line and make it durable. Raises: OSError, and then nothing may leave."""
+def record(folder: Path, federation: str, reply: Reply, spent: Mapping[str, Any]) -> None:
+    """Append a line and make it durable. spent: privacy's cost by now. Raises: OSError, and then nothing may leave."""
     line: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "federation": federation,
@@ -24,6 +25,7 @@ def record(folder: Path, federation: str, reply: Reply) -> None:
         "round": reply.round,
         "problem": reply.problem,
         "facts": dict(reply.facts),
+        "privacy": dict(spent),
         "header_bytes": len(header(reply)),
         "bytes": sum(map(len, reply.blobs)),
         "sha256": [hashlib.sha256(blob).hexdigest() for blob in reply.blobs],

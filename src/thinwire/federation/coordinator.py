@@ -12,13 +12,17 @@ from typing import Any
 from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.config import FederationConfig, ServerConfig
-from thinwire.engine import PLAIN, ClientState, Sending, begin
+from thinwire.engine import PLAIN, ClientState, Sending, Server, begin
 from thinwire.evaluation import Scores
-from thinwire.federation.handshake import mismatch
+from thinwire.federation.book import BudgetSpent, Release
+from thinwire.federation.costs import Costs
+from thinwire.federation.handshake import adapters_hash, mismatch
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.replies import fault, limits_of, number, scores_of
 from thinwire.federation.settings import Rules, SiteLimits
 from thinwire.method import Client, Context, Method, Plan
+from thinwire.privacy.config import PrivacyConfig
+from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
 from thinwire.simulation.clients import clients_of
@@ -37,6 +41,7 @@ from thinwire.simulation.rounds import (
     start,
     taking_part,
 )
+from thinwire.simulation.spending import sizes
 from thinwire.training import Trained
 
 MISSED = {
@@ -67,6 +72,7 @@ class Setup:
     export: Callable[[Adapters, Path], object]
     initial: Adapters | None = None
     server: ServerConfig = PLAIN
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     rules: Rules = field(default_factory=Rules)
     identity: Mapping[str, Any] = field(default_factory=dict)
     hello: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +82,10 @@ class Setup:
 
 @dataclass
 class Coordinator:
-    """A run's state between messages. `members`: site -> the node that speaks for it; `tell`: who hears of trouble."""
+    """A run's state between messages. `members`: site -> the node that speaks for it; `tell`: who hears of trouble.
+
+    stopped: why privacy ends the run.
+    """
 
     setup: Setup
     tell: Callable[[str], None]
@@ -88,6 +97,11 @@ class Coordinator:
     turned_away: dict[int, str] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     evaluated: set[int] = field(default_factory=set)
+    stopped: str = ""
+    costs: Costs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.costs = Costs(self.setup.privacy)
 
     @property
     def federation(self) -> Federation:
@@ -101,7 +115,8 @@ class Coordinator:
             within(client, self.limits.get(client.name, SiteLimits()), setup.rank)
             for client in clients_of(replace(config, **here), self.examples, setup.rank)
         ]
-        return Federation(setup.method, config, clients, {}, no_training, setup.seed, server=setup.server)
+        noise = self.costs.noise
+        return Federation(setup.method, config, clients, {}, no_training, setup.seed, server=setup.server, noise=noise)
 
     @property
     def present(self) -> Federation:
@@ -135,6 +150,7 @@ class Coordinator:
             self.members[reply.site] = node
             self.examples[reply.site] = reply.facts["examples"]
             self.limits[reply.site] = limits_of(reply.facts)
+            self.costs.note(reply)
             self._holds(reply.site, reply.version)
 
     def _misfit(self, reply: Reply) -> str:
@@ -169,11 +185,31 @@ class Coordinator:
 
     # a round
 
+    def stops(self) -> str:
+        """Why privacy lets no round follow; empty if it does. Raises: ConfigError if its record is lost."""
+        folder, federation = self.setup.directory.checkpoints, self.federation
+        self.costs.open(folder, federation, bool(checkpoint.checkpoints(folder)))
+        self.stopped = self.stopped or self.costs.over(federation, self.state.round, self.setup.rules.quorum)
+        return self.stopped
+
+    @property
+    def drawn(self) -> list[Client]:
+        """Who is asked in this round: drawn of the sites that are there and have not spent their budget.
+
+        With noise on the sum, of all sites ever seen, so that an absent one changes neither rate nor divisor.
+        """
+        if self.setup.privacy.central:
+            assert self.costs.noise is not None, "`stops` comes first: it opens the record"
+            return [client for client in taking_part(self.federation, self.state.round) if client.name in self.members]
+        present = self.present
+        left = [client for client in present.clients if client.name not in self.costs.out]
+        return taking_part(replace(present, clients=left), self.state.round)
+
     def ask(self) -> dict[int, Request]:
         """The round's requests by node."""
         federation, ctx = self.present, Context(self.state.round, self.setup.seed)
         requests = {}
-        for client in taking_part(federation, ctx.round):
+        for client in self.drawn:
             task = "catch-up" if drops_out(federation, client, ctx) else "round"
             requests[self.members[client.name]] = self._request(task, client)
         return requests
@@ -190,7 +226,7 @@ class Coordinator:
         )
 
     def take(self, asked: Mapping[int, Request], replies: Replies) -> bool:
-        """Aggregate what came back, and checkpoint; False if there is no quorum, and the round is to be repeated.
+        """Aggregate what came back; False if there is no quorum, and the round is to be repeated, or privacy stops it.
 
         Raises: Diverged if the new adapters would not be finite.
         """
@@ -201,12 +237,14 @@ class Coordinator:
         clients = [client for client in self.federation.clients if client.name in by_name]
         present = [client for client in clients if client.name in sendings]
         with clock() as seconds, span("method"):
-            server, rejected = collect(self.federation, state.server, present, sendings, ctx)
+            try:
+                server, rejected, enough = self._collected(asked, present, sendings, ctx)
+            except BudgetSpent as error:
+                self.stopped = str(error)
+                return False
         refused |= rejected
         lines = [line(client.name, ctx, delivered, trained, sendings, refused) for client in clients]
         accepted = [name for name in sendings if name not in rejected]
-        nobody_asked = all(request.task != "round" for request in asked.values())
-        enough = len(accepted) >= self.setup.rules.quorum or nobody_asked
         for entry in lines:
             if entry["client"] in refused:
                 entry["status"] = f"refused: {refused[entry['client']]}"
@@ -219,6 +257,8 @@ class Coordinator:
         if enough:
             self.counted |= dict.fromkeys(accepted, ctx.round)
             self.state = replace(self.state, server=server, round=ctx.round + 1)
+            if spent := self.costs.spent:
+                lines.append({"round": ctx.round, **spent})
         self.setup.directory.append(lines)
         return enough
 
@@ -229,6 +269,28 @@ class Coordinator:
             if isinstance(missed, int):
                 entry[word] = missed
                 self.tell(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
+
+    def _collected(
+        self, asked: Mapping[int, Request], present: list[Client], sendings: Mapping[str, Sending], ctx: Context
+    ) -> tuple[Server, dict[str, str], bool]:
+        """The server after the uploads, those it refused, and whether there is a quorum.
+
+        With noise on the sum nothing is shown without a quorum; with one, the release is recorded first. A round that
+        was shown before with other uploads gets fresh noise, and counts in full: its sample is not drawn anew.
+        """
+        federation, rules = self.federation, self.setup.rules
+        training = sum(request.task == "round" for request in asked.values())
+        needed = rules.quorum if federation.config.clients_per_round is None else min(rules.quorum, training)
+
+        def made(noise: Noise | None) -> tuple[tuple[Server, dict[str, str], bool], str]:
+            server, rejected = collect(replace(federation, noise=noise), self.state.server, present, sendings, ctx)
+            enough = len(sendings) - len(rejected) >= needed or not training
+            return (server, rejected, enough), adapters_hash(server.adapters) if enough else ""
+
+        if self.costs.book is None:
+            return made(None)[0]
+        size = (1, 1) if self.costs.book.shown(ctx.round) else sizes(federation, ctx.round)
+        return self.costs.book.show(Release(ctx.round, *size), made)
 
     def _sort(
         self, asked: Mapping[int, Request], replies: Replies, nodes: Mapping[str, int]
@@ -242,6 +304,7 @@ class Coordinator:
             reason = reply if isinstance(reply, str) else fault(reply, asked[node], name)
             if not isinstance(reply, str) and reply.site == name and reply.run == self.run:
                 self._holds(name, reply.version)
+                self.costs.note(reply)
             if reason:
                 refused[name] = reason
                 continue

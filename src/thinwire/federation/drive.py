@@ -32,9 +32,12 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
         if coordinator.due:
             coordinator.monitored(scores(coordinator, transport, "evaluate"))
             continue
-        play(coordinator, transport)
-        coordinator.save()
-        coordinator.tell(f"round {coordinator.state.round}/{rounds} counted")
+        if why := coordinator.stops():
+            coordinator.tell(f"stopped after round {coordinator.state.round}: {why}")
+            break
+        if play(coordinator, transport):
+            coordinator.save()
+            coordinator.tell(f"round {coordinator.state.round}/{rounds} counted{cost(coordinator)}")
     gather(coordinator, transport)
     setup.export(result_of(setup.method, coordinator.state), setup.directory.adapter)
     after = scores(coordinator, transport, "finish")
@@ -62,15 +65,22 @@ def gather(coordinator: Coordinator, transport: Transport) -> None:
         time.sleep(min(1.0, rules.patience / 10))
 
 
-def play(coordinator: Coordinator, transport: Transport) -> None:
-    """One round that counts. Raises: RunStopped if none of the rules' attempts had a quorum, Diverged."""
-    rules = coordinator.setup.rules
-    for attempt in range(rules.attempts):
+def play(coordinator: Coordinator, transport: Transport) -> bool:
+    """One round that counts; False if privacy ends the run instead.
+
+    An attempt in which a site's budget turned out to be spent is not one of the rules'; the others may be enough.
+    Raises: RunStopped if none of the rules' attempts had a quorum, Diverged.
+    """
+    rules, attempt = coordinator.setup.rules, 0
+    while attempt < rules.attempts:
         gather(coordinator, transport)
-        asked = coordinator.ask()
+        asked, out = coordinator.ask(), len(coordinator.costs.out)
         if coordinator.take(asked, transport.exchange(asked, rules.deadline)):
-            return
-        coordinator.tell(f"round {coordinator.state.round + 1}: no quorum in attempt {attempt + 1}")
+            return True
+        if coordinator.stops():
+            return False
+        attempt += len(coordinator.costs.out) == out
+        coordinator.tell(f"round {coordinator.state.round + 1}: no quorum in attempt {attempt}")
     raise AllRefused(f"round {coordinator.state.round + 1}: no quorum of {rules.quorum} in {rules.attempts} attempts")
 
 
@@ -78,6 +88,12 @@ def scores(coordinator: Coordinator, transport: Transport, task: str) -> dict[st
     """Scores by site and domain of the adapters of now; with "finish" every site writes its adapter, too."""
     asked = coordinator.ask_scores(task)
     return coordinator.take_scores(asked, transport.exchange(asked, coordinator.setup.rules.deadline))
+
+
+def cost(coordinator: Coordinator) -> str:
+    """What privacy has cost so far, in words; empty without it."""
+    spent = coordinator.costs.spent
+    return f", epsilon {spent['epsilon']:.3g} (delta {spent['delta']:.0e})" if spent else ""
 
 
 def summarise(
@@ -96,6 +112,7 @@ def summarise(
         "bytes_down": state.totals.bytes_down,
         **{name: figures(before, after, field) for name, field in setup.metrics.items()},
         "best_round": state.best_round if state.best_round >= 0 else None,
+        "privacy": coordinator.costs.summary(coordinator.stopped),
         "seconds": dict(state.totals.seconds),
         "base": {"fingerprint": setup.identity.get("base")},
         "directory": str(setup.directory.path),

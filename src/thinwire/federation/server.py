@@ -7,17 +7,19 @@ from dataclasses import asdict
 from functools import partial
 
 from thinwire import peft_bridge
-from thinwire.config import Recipe
+from thinwire.config import FederationConfig, Recipe
 from thinwire.federation.coordinator import Coordinator, Setup, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
 from thinwire.method import Method
 from thinwire.models import load_base
 from thinwire.models.heads import Head
+from thinwire.privacy import accountant
 from thinwire.settings import ConfigError
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.figures import HeldOut
 from thinwire.simulation.session import Session, device, method_of, set_threads
+from thinwire.simulation.spending import check_no_memory
 
 
 def check_across(recipe: Recipe) -> Method:
@@ -26,11 +28,18 @@ def check_across(recipe: Recipe) -> Method:
     if not method.federates or method.pooled:
         raise ConfigError(f"method.name = {method.name!r}: nothing travels; allowed across sites are the others")
     if recipe.privacy.level is not None:
-        raise ConfigError(f"privacy.level = {recipe.privacy.level!r}: not across sites yet; allowed is nothing")
+        accountant.library()
+    if recipe.privacy.central and draws_sets(recipe.federation):
+        check_no_memory(recipe, method)
     if recipe.data.task != "text" and not recipe.data.labels:
         task = recipe.data.task
         raise ConfigError(f"data.labels is missing: with data.task = {task!r} nobody sees all records across sites")
     return method
+
+
+def draws_sets(config: FederationConfig) -> bool:
+    """Whether a round may draw a set of fixed size: how many sites there will be is not known yet."""
+    return config.sampling == "fixed" and config.clients_per_round is not None
 
 
 def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:
@@ -53,6 +62,7 @@ def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callab
         rank=recipe.lora.rank,
         initial=initial,
         server=recipe.server,
+        privacy=recipe.privacy,
         directory=directory,
         export=partial(peft_bridge.export, model),
         rules=rules,

@@ -9,8 +9,10 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.config import Recipe, from_dict
-from thinwire.federation import audit, handshake
+from thinwire.federation import audit, handshake, private
+from thinwire.federation.book import SPENT, BudgetSpent, spent_in
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.private import Private
 from thinwire.federation.settings import Site
 from thinwire.federation.store import Saved, Store, StoreError, store
 from thinwire.federation.visit import Visit
@@ -43,22 +45,36 @@ class Trainers:
         except (ConfigError, WireError, MessageError, StoreError, ValueError, OSError) as error:
             reply = replace(blank, problem=str(error) or type(error).__name__)
             LOG.error("round %d, %s: %s", request.round, request.task, reply.problem)
-        audit.record(self.site.folder, self.federation, reply)
+        except BudgetSpent as error:
+            reply = replace(blank, problem=f"{SPENT}: {error}")
+            LOG.warning("%s", reply.problem)
+        audit.record(self.site.folder, self.federation, reply, self.spent(request.run))
         return reply
+
+    def spent(self, run: str) -> dict[str, Any]:
+        """What privacy has cost this site in a run so far; empty without privacy."""
+        try:
+            return spent_in(store(self.site.folder, self.federation, run).folder)
+        except ConfigError:
+            return {}
 
     def _answer(self, request: Request, blank: Reply) -> Reply:
         kept = store(self.site.folder, self.federation, request.run)
         if request.task == "hello":
-            self.open(from_dict(request.recipe))
+            private.begin(kept, self.open(from_dict(request.recipe)), request.recipe)
             kept.save_recipe(request.recipe)
         values = kept.recipe()
         if values is None:
             raise MessageError(f"run {request.run}: unknown here; a hello must come first")
         session = self.open(from_dict(values))
+        book = private.record(kept, session)
         saved = self.load(kept, session)
         if request.task == "hello":
-            return replace(blank, version=saved.version, facts=self.hello(session))
-        visit = Visit(one_client(self.site, session, request), session.start, kept, saved, request)
+            told = {"privacy": book.told} if book else {}
+            return replace(blank, version=saved.version, facts={**self.hello(session), **told})
+        federate = partial(one_client, self.site, request=request)
+        own = Private(book, session, federate) if book else None
+        visit = Visit(federate(session), session.start, kept, saved, request, private=own)
         return work(session, visit, blank)
 
     def open(self, recipe: Recipe) -> Session:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from thinwire.adapters import Adapters, Change
@@ -13,6 +14,7 @@ from thinwire.compress import decode
 from thinwire.engine import ClientState, receive
 from thinwire.engine.client import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.private import Private
 from thinwire.federation.store import Saved, Store
 from thinwire.method import Client, Context
 from thinwire.simulation.rounds import Federation, Worked, send_all, train
@@ -25,7 +27,7 @@ LOG = logging.getLogger("thinwire.site")
 class Visit:
     """A request with all that answering it needs. federation: with this site as its only client.
 
-    notes: what training adds to the facts of its reply.
+    notes: what training adds to the facts of its reply. private: the site's own noise, where it puts on some.
     """
 
     federation: Federation
@@ -34,6 +36,7 @@ class Visit:
     saved: Saved
     request: Request
     notes: Mapping[str, Any] = field(default_factory=dict)
+    private: Private | None = None
 
     @property
     def client(self) -> Client:
@@ -95,26 +98,31 @@ class Visit:
     def play(self, blank: Reply) -> Reply:
         """Train and send; a request that was answered before is answered with the same bytes, without training.
 
-        Raises: ValueError for a change that is not finite, OSError where the disk is full; then nothing is sent.
+        Raises: ValueError for a change that is not finite, OSError where the disk is full, BudgetSpent; then nothing is
+        sent.
         """
-        request, saved, name = self.request, self.saved, self.client.name
-        asked = question(request)
-        if saved.round == request.round and saved.asked == asked:
-            return replace(blank, version=saved.version, facts=saved.facts, blobs=(saved.upload,))
-        held, state = self.received()
-        ctx = Context(request.round, self.federation.seed)
-        late, note = self.late(held)
-        trained = with_late(train(self.federation, [self.client], {name: held}, {name: state}, ctx), late)
-        sendings, refused = send_all(self.federation, [self.client], {name: state}, trained, ctx)
+        saved = self.saved
+        if saved.round != self.request.round or saved.asked != question(self.request):
+            held, state = self.received()
+            work = partial(self.work, held=held, state=state, missed=self.late(held))
+            saved = self.private.play(self.request.round, work) if self.private else work(self.federation)
+            self.store.save(saved)
+        return replace(blank, version=saved.version, facts=saved.facts, blobs=(saved.upload,))
+
+    def work(
+        self, federation: Federation, held: Adapters, state: ClientState, missed: tuple[Change, dict[str, int]]
+    ) -> Saved:
+        """Train and pack; what the site then keeps. missed: `late`. Raises: ValueError for what is not finite."""
+        request, name, (late, note) = self.request, self.client.name, missed
+        ctx = Context(request.round, federation.seed)
+        trained = with_late(train(federation, [self.client], {name: held}, {name: state}, ctx), late)
+        sendings, refused = send_all(federation, [self.client], {name: state}, trained, ctx)
         if refused:
             raise ValueError(refused[name])
         sending, done = sendings[name], trained[name][1]
         facts = {"loss": done.loss, "density": sending.density, "seconds": done.seconds, "tokens": done.tokens}
-        facts |= {**self.notes, **note}
-        self.store.save(
-            Saved(held, state.version, sending.counted, sending.lost, request.round, asked, facts, sending.blob)
-        )
-        return replace(blank, version=state.version, facts=facts, blobs=(sending.blob,))
+        kept = held, state.version, sending.counted, sending.lost
+        return Saved(*kept, request.round, question(request), {**facts, **self.notes, **note}, sending.blob)
 
 
 def with_late(trained: Mapping[str, Worked], late: Change) -> dict[str, Worked]:

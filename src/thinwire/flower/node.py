@@ -69,7 +69,7 @@ class Node:
                 reply = self._answer(request, blank)
             except (ConfigError, MessageError, StoreError, WireError, OSError) as error:
                 reply = replace(blank, problem=str(error) or type(error).__name__)
-            audit.record(self.folder, "flower", reply)
+            audit.record(self.folder, "flower", reply, {})
         return reply
 
     def _answer(self, request: Request, blank: Reply) -> Reply:

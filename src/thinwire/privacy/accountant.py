@@ -69,20 +69,20 @@ def calibrated(cost: Callable[[float], float], target: float) -> float:
 def _epsilon(
     releases: tuple[tuple[tuple[float, int], int], ...], multiplier: float, delta: float, relation: str
 ) -> float:
-    library = _library()
-    neighbours = library.NeighboringRelation
-    noise = library.dp_event.GaussianDpEvent(multiplier / 2 if relation == REPLACE else multiplier)
+    dp = library()
+    neighbours = dp.NeighboringRelation
+    noise = dp.dp_event.GaussianDpEvent(multiplier / 2 if relation == REPLACE else multiplier)
     fixed = relation == REPLACE and any(drawn < among for (drawn, among), _ in releases)
 
     def spent(accountant: Any) -> float:
         for (drawn, among), count in releases:
-            accountant.compose(_release(library.dp_event, drawn, among, noise, fixed), count)
+            accountant.compose(_release(dp.dp_event, drawn, among, noise, fixed), count)
         return float(accountant.get_epsilon(delta))
 
     if fixed:
-        return spent(library.rdp.RdpAccountant(neighboring_relation=neighbours.REPLACE_ONE))
-    bound = spent(library.rdp.RdpAccountant())
-    return bound if bound > LOOSE else min(bound, spent(library.pld.PLDAccountant(neighbours.ADD_OR_REMOVE_ONE, GRID)))
+        return spent(dp.rdp.RdpAccountant(neighboring_relation=neighbours.REPLACE_ONE))
+    bound = spent(dp.rdp.RdpAccountant())
+    return bound if bound > LOOSE else min(bound, spent(dp.pld.PLDAccountant(neighbours.ADD_OR_REMOVE_ONE, GRID)))
 
 
 def _release(event: Any, drawn: float, among: int, noise: Any, fixed: bool) -> Any:
@@ -93,7 +93,8 @@ def _release(event: Any, drawn: float, among: int, noise: Any, fixed: bool) -> A
     return event.PoissonSampledDpEvent(drawn / among, noise)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """dp-accounting, loaded when it is needed. Raises: ConfigError if it is not installed."""
     try:
         import dp_accounting
         import dp_accounting.pld

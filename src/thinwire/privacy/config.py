@@ -36,6 +36,11 @@ class PrivacyConfig:
         """Whether each client puts noise on what it uploads."""
         return self.level == "client" and self.noise == "local"
 
+    @property
+    def own(self) -> bool:
+        """Whether each client puts on noise of its own: on its uploads, or on its gradients."""
+        return self.local or self.level == "example"
+
 
 def check(config: PrivacyConfig, weights: str) -> None:
     """What no single field can say; `weights` is federation.weights. Raises: ConfigError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Noise:
     clip: float
     multiplier: float
     seed: int
+
+    def again(self, number: int) -> Noise:
+        """Fresh noise for one more release under names that came before; number 0: this noise itself."""
+        return replace(self, seed=int.from_bytes(secret_key(self.seed, "again", number), "little")) if number else self
 
     def share(self, square: float) -> float:
         """What a contribution of this squared norm is multiplied by: 1 up to norm `clip`; 0 if it is not finite."""

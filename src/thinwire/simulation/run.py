@@ -58,7 +58,7 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool 
     if not resume:
         directory.begin(session.recipe)
         if session.secret is not None:
-            keep_secret(directory, session.secret)
+            keep_secret(directory.checkpoints, session.secret)
     with clock() as seconds:
         watcher.phase("scoring the base")
         with span("eval"):
@@ -209,7 +209,7 @@ def alone_judged(
 def with_privacy(session: Session, method: Method, directory: RunDirectory, resume: bool) -> Session:
     """The session with the secret, if the recipe asks for one, and with the noise that its epsilon asks for."""
     if session.recipe.privacy.seed == "system":
-        session = replace(session, secret=read_secret(directory) if resume else draw_secret())
+        session = replace(session, secret=read_secret(directory.checkpoints) if resume else draw_secret())
     return replace(session, recipe=resolved(session.recipe, session.federation(method)))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from pathlib import Path
 
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory
+from thinwire.simulation.files import flush
 from thinwire.training.shares import here
 
 SECRET = "secret"
@@ -19,17 +21,22 @@ def draw_secret() -> int:
     return secrets.randbits(256)
 
 
-def keep_secret(directory: RunDirectory, secret: int) -> None:
-    """Write the secret beside the checkpoints, readable by the owner only."""
-    directory.checkpoints.mkdir(parents=True, exist_ok=True)
-    path = directory.checkpoints / SECRET
-    path.touch(mode=0o600)
-    path.write_text(f"{secret:064x}\n")
+def keep_secret(folder: Path, secret: int) -> None:
+    """Write the secret, whole or not at all, readable by the owner only. Raises: OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / f".{SECRET}.writing"
+    writing.unlink(missing_ok=True)
+    with os.fdopen(os.open(writing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(f"{secret:064x}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(writing, folder / SECRET)
+    flush(folder)
 
 
-def read_secret(directory: RunDirectory) -> int:
-    """The secret of a run that is resumed. Raises: ConfigError if it is gone."""
+def read_secret(folder: Path) -> int:
+    """The secret that is kept in the folder. Raises: ConfigError if it is gone."""
     try:
-        return int((directory.checkpoints / SECRET).read_text(), 16)
+        return int((folder / SECRET).read_text(), 16)
     except (OSError, ValueError):
-        raise ConfigError(f"{directory.checkpoints / SECRET}: the run's secret is missing or damaged") from None
+        raise ConfigError(f"{folder / SECRET}: the run's secret is missing or damaged") from None

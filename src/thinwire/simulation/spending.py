@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from thinwire.config import Recipe, TrainConfig
 from thinwire.method import Context, Method
-from thinwire.privacy import accountant
-from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, Releases
-from thinwire.privacy.config import PrivacyConfig
+from thinwire.privacy.account import Account, relation_of
+from thinwire.privacy.accountant import REPLACE, Releases
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation.rounds import Federation, expected_count, joined, taking_part
 from thinwire.training.trainer import step_examples, steps_of
-
-PLACES = {("client", "central"): "sum", ("client", "local"): "upload", ("example", None): "gradient"}
-PROTECTED = {"sum": "client", "upload": "client", "gradient": "example of a client"}
-WORDS = {
-    ("sum", REPLACE): "clients drawn as a set of fixed size, without replacement",
-    ("sum", ADD_OR_REMOVE): "clients drawn each by itself (Poisson), or all",
-    ("upload", REPLACE): "every round of a client counts in full: the server sees who sends",
-    ("gradient", ADD_OR_REMOVE): "examples drawn each by itself (Poisson) in every step of every round",
-}
 
 
 @dataclass(frozen=True)
@@ -43,9 +32,12 @@ class Ledger:
     @property
     def relation(self) -> str:
         """Which data sets are neighbours: those of the sampler that is really used."""
-        if self.noise.place == "upload":
-            return REPLACE
-        return REPLACE if self.noise.place == "sum" and self._fixed_samples else ADD_OR_REMOVE
+        return relation_of(self.noise.place, self.noise.place == "sum" and self._fixed_samples)
+
+    @property
+    def account(self) -> Account:
+        """The rule by which releases are counted."""
+        return Account(self.noise, self.relation, self.delta, self.budget, self.secret)
 
     @cached_property
     def _fixed_samples(self) -> bool:
@@ -54,9 +46,8 @@ class Ledger:
 
     @cached_property
     def _sizes(self) -> list[tuple[int, int]]:
-        """(clients expected, of how many), by round."""
-        numbers = range(self.federation.config.rounds)
-        return [(expected_count(self.federation, n), len(joined(self.federation, n))) for n in numbers]
+        """`sizes` by round."""
+        return [sizes(self.federation, number) for number in range(self.federation.config.rounds)]
 
     @cached_property
     def _cohorts(self) -> list[list[str]]:
@@ -68,80 +59,43 @@ class Ledger:
         """What was released of whom in the first rounds: of any client ("any"), or of each by name."""
         if self.noise.place == "sum":
             return {"any": Counter(self._sizes[:rounds])}
-        played: Counter[str] = Counter()
+        found: dict[str, Counter[tuple[float, int]]] = {name: Counter() for name in self.federation.examples}
         for number, cohort in enumerate(self._cohorts[:rounds]):
-            times = self.federation.method.length(Context(number, self.federation.seed))
-            played.update(dict.fromkeys(cohort, 1 if self.noise.place == "upload" else times))
-        if self.noise.place == "upload":
-            return {client.name: {(1, 1): played[client.name]} for client in self.federation.clients}
-        return {name: {self._batch(name): played[name] * self._steps(name)} for name in self.federation.examples}
-
-    def _batch(self, name: str) -> tuple[int, int]:
-        held = len(self.federation.examples[name])
-        return min(step_examples(self.train), held), held
-
-    def _steps(self, name: str) -> int:
-        return steps_of(self.train, len(self.federation.examples[name]), self.federation.steps_factor)
+            for name in cohort:
+                found[name] += own_release(self.federation, self.train, self.noise.place, name, number)
+        return {name: dict(counted) for name, counted in found.items()}
 
     def epsilon(self, rounds: int, multiplier: float | None = None) -> float:
         """Epsilon after so many rounds, of whoever gave away most."""
-        multiplier = self.noise.multiplier if multiplier is None else multiplier
-        costly = undominated(self.releases(rounds).values())
-        return max(accountant.epsilon(each, multiplier, self.delta, self.relation) for each in costly)
+        return self.account.epsilon(self.releases(rounds).values(), multiplier)
 
     def stops(self, rounds: int) -> str:
         """Why no round may follow the first `rounds`; empty if one may."""
-        if self.budget is None or (cost := self.epsilon(rounds + 1)) <= self.budget:
-            return ""
-        return f"round {rounds + 1} would bring epsilon to {cost:.4g}; the budget is {self.budget:.4g}"
+        return self.account.over(rounds, self.epsilon(rounds + 1)) if self.budget is not None else ""
 
     def summary(self, rounds: int) -> dict[str, Any]:
         """What a reader must know to judge the guarantee."""
-        each = {
-            name: accountant.epsilon(given, self.noise.multiplier, self.delta, self.relation)
-            for name, given in self.releases(rounds).items()
-        }
-        return {
-            "epsilon": self.epsilon(rounds),
-            "delta": self.delta,
-            "protects": PROTECTED[self.noise.place],
-            "neighbours": self.relation,
-            "sampler": WORDS[self.noise.place, self.relation],
-            "accountant": accountant.name(self._fixed_samples and self.noise.place == "sum"),
-            "noise": f"on each {self.noise.place}" if self.noise.place != "sum" else "on the server's sum",
-            "clip": self.noise.clip,
-            "noise_multiplier": self.noise.multiplier,
-            "secret_seed": self.secret,
-            "budget": self.budget,
-            "stopped": self.stops(rounds) if rounds < self.federation.config.rounds else None,
-            **({} if self.noise.place == "sum" else {"clients": each}),
-        }
+        found = self.releases(rounds)
+        stopped = self.stops(rounds) if rounds < self.federation.config.rounds else None
+        each = {name: self.account.epsilon([given]) for name, given in found.items()}
+        whole = self.account.summary(self.epsilon(rounds), stopped)
+        return whole if self.noise.place == "sum" else {**whole, "clients": each}
 
 
-def undominated(releases: Iterable[Releases]) -> list[Releases]:
-    """Those of one kind each that no other exceeds in rate and number; all others as they are."""
-    found: list[Releases] = []
-    alone: list[tuple[float, int, Releases]] = []
-    for each in releases:
-        if len(each) == 1:
-            ((drawn, among), count) = next(iter(each.items()))
-            alone.append((drawn / among, count, each))
-        else:
-            found.append(each)
-    most = -1
-    for _, count, each in sorted(alone, key=lambda item: (-item[0], -item[1])):
-        if count > most:
-            most = count
-            found.append(each)
-    return found
+def sizes(federation: Federation, number: int) -> tuple[int, int]:
+    """A round's (clients expected, of how many)."""
+    return expected_count(federation, number), len(joined(federation, number))
 
 
-def noise_of(config: PrivacyConfig, seed: int) -> Noise | None:
-    """The noise of a recipe; without any where its amount is still to be chosen."""
-    if config.level is None:
-        return None
-    assert config.clip is not None
-    return Noise(PLACES[config.level, config.noise], config.clip, config.noise_multiplier or 0.0, seed)
+def own_release(
+    federation: Federation, train: TrainConfig, place: str, name: str, number: int
+) -> Counter[tuple[float, int]]:
+    """What a client gives away in a round in which it takes part, with noise on its upload or its gradients."""
+    if place == "upload":
+        return Counter({(1, 1): 1})
+    held = len(federation.examples[name])
+    length = federation.method.length(Context(number, federation.seed))
+    return Counter({(min(step_examples(train), held), held): length * steps_of(train, held, federation.steps_factor)})
 
 
 def ledger_of(recipe: Recipe, federation: Federation) -> Ledger | None:
@@ -162,17 +116,21 @@ def resolved(recipe: Recipe, federation: Federation) -> Recipe:
     if ledger is None:
         return recipe
     if ledger.noise.place == "sum" and ledger.relation == REPLACE:
-        _check_no_memory(recipe, federation.method)
+        check_no_memory(recipe, federation.method)
     config = recipe.privacy
-    if (target := config.epsilon) is not None:
-        rounds = federation.config.rounds
-        multiplier = accountant.calibrated(partial(ledger.epsilon, rounds), target)
-        budget = target if config.budget is None else config.budget
-        config = replace(config, noise_multiplier=multiplier, epsilon=None, budget=budget)
-        ledger = replace(ledger, noise=replace(ledger.noise, multiplier=multiplier), budget=budget)
-    if why := ledger.stops(0):
-        raise ConfigError(f"privacy.budget = {ledger.budget}: {why}; allowed is a larger one, or more noise")
+    if config.epsilon is not None:
+        planned = ledger.releases(federation.config.rounds).values()
+        account = ledger.account.calibrated(planned, config.epsilon)
+        ledger = replace(ledger, noise=account.noise, budget=account.budget)
+        config = replace(config, noise_multiplier=account.noise.multiplier, epsilon=None, budget=account.budget)
+    check_first(ledger.budget, ledger.stops(0))
     return replace(recipe, privacy=config)
+
+
+def check_first(budget: float | None, why: str) -> None:
+    """Raises: ConfigError if the first round is beyond the budget; `why` says so, or is empty."""
+    if why:
+        raise ConfigError(f"privacy.budget = {budget}: {why}; allowed is a larger one, or more noise")
 
 
 def check_privacy(recipe: Recipe, method: Method) -> None:
@@ -181,13 +139,21 @@ def check_privacy(recipe: Recipe, method: Method) -> None:
     if config.level == "client" and not method.federates:
         raise ConfigError(f"privacy.level = 'client': not with {method.name}: nothing travels; allowed is example")
     if config.central:
-        merged = "what it broadcasts are the uploads themselves, side by side" if method.merges else ""
-        if reason := method.no_central_noise or merged:
-            raise ConfigError(f"privacy.noise = 'central': not with {method.name}: {reason}; allowed is local")
+        check_central(method)
 
 
-def _check_no_memory(recipe: Recipe, method: Method) -> None:
-    """What a client keeps depends on the rounds it was drawn in; a sample of fixed size does not hide these."""
+def check_central(method: Method) -> None:
+    """Raises: ConfigError where the server's change is no sum that noise could cover."""
+    merged = "what it broadcasts are the uploads themselves, side by side" if method.merges else ""
+    if reason := method.no_central_noise or merged:
+        raise ConfigError(f"privacy.noise = 'central': not with {method.name}: {reason}; allowed is local")
+
+
+def check_no_memory(recipe: Recipe, method: Method) -> None:
+    """What a client keeps depends on the rounds it was drawn in; a sample of fixed size does not hide these.
+
+    Raises: ConfigError if clients keep anything between rounds.
+    """
     keeps = {
         "error feedback": bool(method.feedback),
         "a memory of the method": type(method).remember is not Method.remember,
