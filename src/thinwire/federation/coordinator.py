@@ -185,11 +185,15 @@ class Coordinator:
 
     # a round
 
+    def open_record(self) -> None:
+        """Open the record of the server's own noise, before the first round. Raises: ConfigError if it is lost."""
+        folder = self.setup.directory.checkpoints
+        self.costs.open(folder, self.federation, bool(checkpoint.checkpoints(folder)))
+
     def stops(self) -> str:
-        """Why privacy lets no round follow; empty if it does. Raises: ConfigError if its record is lost."""
-        folder, federation = self.setup.directory.checkpoints, self.federation
-        self.costs.open(folder, federation, bool(checkpoint.checkpoints(folder)))
-        self.stopped = self.stopped or self.costs.over(federation, self.state.round, self.setup.rules.quorum)
+        """Why privacy lets no round follow; empty if it does."""
+        over = self.costs.over(self.federation, self.state.round, self.setup.rules.quorum)
+        self.stopped = self.stopped or over
         return self.stopped
 
     @property
@@ -199,7 +203,7 @@ class Coordinator:
         With noise on the sum, of all sites ever seen, so that an absent one changes neither rate nor divisor.
         """
         if self.setup.privacy.central:
-            assert self.costs.noise is not None, "`stops` comes first: it opens the record"
+            assert self.costs.noise is not None, "`open_record` comes first"
             return [client for client in taking_part(self.federation, self.state.round) if client.name in self.members]
         present = self.present
         left = [client for client in present.clients if client.name not in self.costs.out]

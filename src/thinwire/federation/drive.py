@@ -27,6 +27,7 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
     """Play all rounds; the summary, also written to the run directory. Raises: RunStopped; a checkpoint is kept."""
     setup, began = coordinator.setup, time.perf_counter()
     gather(coordinator, transport)
+    coordinator.open_record()
     before = scores(coordinator, transport, "test") if coordinator.state.round == 0 else {}
     while coordinator.state.round < rounds or coordinator.due:
         if coordinator.due:
