@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ from thinwire.flower import Strategy, mod  # noqa: E402
 from thinwire.flower.arrays import layout_of, tensors_of  # noqa: E402
 from thinwire.method import Client  # noqa: E402
 from thinwire.methods import METHODS, create  # noqa: E402
+from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon  # noqa: E402
+from thinwire.privacy.config import PrivacyConfig  # noqa: E402
+from thinwire.privacy.noise import Noise  # noqa: E402
 from thinwire.randomness import derive  # noqa: E402
 from thinwire.settings import ConfigError  # noqa: E402
 from thinwire.simulation import rounds  # noqa: E402
@@ -82,7 +86,7 @@ def strategy_of(method, folder, **more):
     return Strategy(method, folder, scale=SCALE, seed=SEED, rules=rules, **more)
 
 
-def by_the_engine(method, count, weights="uniform"):
+def by_the_engine(method, count, weights="uniform", noise=None, **config):
     """The same rounds by the simulation's loop."""
     layout = layout_of(initial(), SCALE)
     names = {f"node-{node}": node for node in NODES}
@@ -98,8 +102,8 @@ def by_the_engine(method, count, weights="uniform"):
         done = start.put({key: moved(peft_name(key), start[key], job.examples[0], job.round) for key in keys})
         return Trained(done, 1.0, (), 0, 0, 0.0, {})
 
-    config = FederationConfig(weights=weights)
-    federated = rounds.Federation(method, config, clients, examples, train, SEED)
+    config = FederationConfig(weights=weights, **config)
+    federated = rounds.Federation(method, config, clients, examples, train, SEED, noise=noise)
     adapters = layout.adapters(tensors_of(initial()))
     state = rounds.start(federated, begin(layout.zeros, SEED, adapters))
     for _ in range(count):
@@ -249,3 +253,55 @@ def test_config_reaches_the_user(tmp_path):
 def test_paths_may_be_text(tmp_path):
     strategy = strategy_of(create("fedit"), str(tmp_path / "run"))
     assert Path(strategy.folder).name == "run"
+
+
+CENTRAL = PrivacyConfig("client", "central", clip=0.5, noise_multiplier=4.0, delta=1e-5)
+LOCAL = replace(CENTRAL, noise="local")
+
+
+@pytest.mark.parametrize(("privacy", "cost"), [(CENTRAL, {(3, 3): 3}), (LOCAL, {(1, 1): 3})], ids=["central", "local"])
+def test_noise_on_the_sum_or_on_uploads_is_the_engine_s(tmp_path, privacy, cost):
+    method = create("fedsrd")
+    strategy = strategy_of(method, tmp_path / "run", privacy=privacy)
+    strategy.start(grid_of(method, tmp_path / "nodes"), initial(), num_rounds=3)
+    noise = Noise("upload" if privacy.local else "sum", 0.5, 4.0, SEED)
+    assert same(final(strategy), by_the_engine(method, 3, noise=noise))
+    told = strategy.run.costs.summary("")
+    assert told["epsilon"] == epsilon(cost, 4.0, 1e-5, REPLACE if privacy.local else ADD_OR_REMOVE)
+
+
+def test_a_node_s_secret_is_its_own_and_its_losses_stay(tmp_path):
+    method = create("fedit")
+    strategy = strategy_of(method, tmp_path / "run", privacy=replace(LOCAL, seed="system"))
+    result = strategy.start(grid_of(method, tmp_path / "nodes"), initial(), num_rounds=2)
+    secrets = {path.read_text() for path in (tmp_path / "nodes").rglob("secret")}
+    assert len(secrets) == len(NODES)
+    assert not result.train_metrics_clientapp
+    assert not same(final(strategy), by_the_engine(method, 2, noise=Noise("upload", 0.5, 4.0, SEED)))
+
+
+@pytest.mark.parametrize("privacy", [CENTRAL, LOCAL], ids=["central", "local"])
+def test_the_budget_ends_the_rounds_of_flower(tmp_path, privacy, caplog):
+    method = create("fedit")
+    one, two = (epsilon({(1, 1): count}, 4.0, 1e-5, REPLACE if privacy.local else ADD_OR_REMOVE) for count in (1, 2))
+    strategy = strategy_of(method, tmp_path / "run", privacy=replace(privacy, budget=(one + two) / 2))
+    strategy.start(grid_of(method, tmp_path / "nodes"), initial(), num_rounds=4)
+    noise = Noise("upload" if privacy.local else "sum", 0.5, 4.0, SEED)
+    assert same(final(strategy), by_the_engine(method, 1, noise=noise))
+    assert strategy.run.state.round == 1
+    assert strategy.run.costs.spent["epsilon"] == one
+
+
+@pytest.mark.parametrize(
+    ("method", "privacy", "more", "words"),
+    [
+        ("fedit", PrivacyConfig("example", clip=1.0, noise_multiplier=1.0, delta=1e-5), {}, "which is the app's own"),
+        ("flexlora", CENTRAL, {}, "the factors of an SVD are no sum over clients; allowed is local"),
+        ("fedsrd", CENTRAL, {"clients_per_round": 2}, "they keep error feedback"),
+        ("fedit", CENTRAL, {"weights": "examples"}, "allowed is uniform only"),
+        ("fedit", replace(CENTRAL, clip=None), {}, r"privacy\.clip is missing"),
+    ],
+)
+def test_privacy_that_makes_no_sense_is_refused_with_the_reason(tmp_path, method, privacy, more, words):
+    with pytest.raises(ConfigError, match=words):
+        Strategy(create(method), tmp_path, privacy=privacy, federation=FederationConfig(**more))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 
 from thinwire import peft_bridge
-from thinwire.config import FederationConfig, Recipe
+from thinwire.config import Recipe
 from thinwire.federation.coordinator import Coordinator, Setup, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
@@ -19,7 +19,7 @@ from thinwire.settings import ConfigError
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.figures import HeldOut
 from thinwire.simulation.session import Session, device, method_of, set_threads
-from thinwire.simulation.spending import check_no_memory
+from thinwire.simulation.spending import check_no_memory, draws_sets
 
 
 def check_across(recipe: Recipe) -> Method:
@@ -30,16 +30,11 @@ def check_across(recipe: Recipe) -> Method:
     if recipe.privacy.level is not None:
         accountant.library()
     if recipe.privacy.central and draws_sets(recipe.federation):
-        check_no_memory(recipe, method)
+        check_no_memory(method, recipe.train.keep_optimizer)
     if recipe.data.task != "text" and not recipe.data.labels:
         task = recipe.data.task
         raise ConfigError(f"data.labels is missing: with data.task = {task!r} nobody sees all records across sites")
     return method
-
-
-def draws_sets(config: FederationConfig) -> bool:
-    """Whether a round may draw a set of fixed size: how many sites there will be is not known yet."""
-    return config.sampling == "fixed" and config.clients_per_round is not None
 
 
 def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:

@@ -10,13 +10,14 @@ from typing import Any
 from thinwire import peft_bridge
 from thinwire.config import Recipe, from_dict
 from thinwire.federation import audit, handshake, private
-from thinwire.federation.book import SPENT, BudgetSpent, spent_in
+from thinwire.federation.book import SPENT, BudgetSpent, Release
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.private import Private
+from thinwire.federation.private import Private, release_of
 from thinwire.federation.settings import Site
 from thinwire.federation.store import Saved, Store, StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.method import Client, Context
+from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation.personal import loss_on_some
 from thinwire.simulation.rounds import Federation
@@ -48,34 +49,42 @@ class Trainers:
         except BudgetSpent as error:
             reply = replace(blank, problem=f"{SPENT}: {error}")
             LOG.warning("%s", reply.problem)
-        audit.record(self.site.folder, self.federation, reply, self.spent(request.run))
+        spent = private.spent(self.site.folder, self.federation, request.run)
+        audit.record(self.site.folder, self.federation, reply, spent)
         return reply
-
-    def spent(self, run: str) -> dict[str, Any]:
-        """What privacy has cost this site in a run so far; empty without privacy."""
-        try:
-            return spent_in(store(self.site.folder, self.federation, run).folder)
-        except ConfigError:
-            return {}
 
     def _answer(self, request: Request, blank: Reply) -> Reply:
         kept = store(self.site.folder, self.federation, request.run)
         if request.task == "hello":
-            private.begin(kept, self.open(from_dict(request.recipe)), request.recipe)
+            self.begin(kept, self.open(from_dict(request.recipe)), request)
             kept.save_recipe(request.recipe)
         values = kept.recipe()
         if values is None:
             raise MessageError(f"run {request.run}: unknown here; a hello must come first")
         session = self.open(from_dict(values))
-        book = private.record(kept, session)
+        privacy, seed = session.recipe.privacy, session.recipe.run.seed
+        book = private.record(kept, privacy, seed)
         saved = self.load(kept, session)
         if request.task == "hello":
             told = {"privacy": book.told} if book else {}
             return replace(blank, version=saved.version, facts={**self.hello(session), **told})
-        federate = partial(one_client, self.site, request=request)
-        own = Private(book, session, federate) if book else None
-        visit = Visit(federate(session), session.start, kept, saved, request, private=own)
+        federation, own = one_client(self.site, session, request), None
+        if book is not None:
+            release = release_of(federation, session.recipe.train, privacy.place, request.round)
+            own = Private(book, release, lambda noise: one_client(self.site, noised(session, noise), request))
+        visit = Visit(federation, session.start, kept, saved, request, private=own)
         return work(session, visit, blank)
+
+    def begin(self, kept: Store, session: Session, request: Request) -> None:
+        """Begin the record of what privacy costs, if the run is new here and asks for noise at the site."""
+        recipe = session.recipe
+
+        def plan() -> list[Release]:
+            alone = session.federation(session.method())
+            numbers = range(recipe.federation.rounds)
+            return [release_of(alone, recipe.train, recipe.privacy.place, number) for number in numbers]
+
+        private.begin(kept, request.recipe, recipe.privacy, recipe.run.seed, plan)
 
     def open(self, recipe: Recipe) -> Session:
         """The session of a recipe at this site, loaded if the last one does not serve. Raises: ConfigError."""
@@ -124,6 +133,12 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
         for name, personal in own.items():
             peft_bridge.export(session.model, personal.adapters, visit.store.folder / name)
     return replace(reply, facts={name: vars(found) for name, found in scores.items()})
+
+
+def noised(session: Session, noise: Noise) -> Session:
+    """The session with this noise in place of the recipe's."""
+    privacy = replace(session.recipe.privacy, noise_multiplier=noise.multiplier, epsilon=None)
+    return replace(session, recipe=replace(session.recipe, privacy=privacy), secret=noise.seed)
 
 
 def one_client(site: Site, session: Session, request: Request) -> Federation:

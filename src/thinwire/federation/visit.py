@@ -105,7 +105,7 @@ class Visit:
         if saved.round != self.request.round or saved.asked != question(self.request):
             held, state = self.received()
             work = partial(self.work, held=held, state=state, missed=self.late(held))
-            saved = self.private.play(self.request.round, work) if self.private else work(self.federation)
+            saved = self.private.play(work) if self.private else work(self.federation)
             self.store.save(saved)
         return replace(blank, version=saved.version, facts=saved.facts, blobs=(saved.upload,))
 

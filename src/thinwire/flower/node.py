@@ -7,8 +7,9 @@ import copy
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig
-from thinwire.federation import audit
+from thinwire.federation import audit, private
+from thinwire.federation.book import SPENT, BudgetSpent, Release
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.private import Private
 from thinwire.federation.store import StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.flower import records
 from thinwire.flower.arrays import Layout, tensors_of
 from thinwire.flower.grid import SCORING
 from thinwire.method import Client, Method
-from thinwire.settings import ConfigError
+from thinwire.privacy.config import PrivacyConfig
+from thinwire.settings import ConfigError, build
 from thinwire.simulation.rounds import Federation
 from thinwire.training import Job, Trained
 from thinwire.wire import FORMAT, WireError
@@ -69,7 +73,9 @@ class Node:
                 reply = self._answer(request, blank)
             except (ConfigError, MessageError, StoreError, WireError, OSError) as error:
                 reply = replace(blank, problem=str(error) or type(error).__name__)
-            audit.record(self.folder, "flower", reply, {})
+            except BudgetSpent as error:
+                reply = replace(blank, problem=f"{SPENT}: {error}")
+            audit.record(self.folder, "flower", reply, private.spent(self.folder, "flower", request.run))
         return reply
 
     def _answer(self, request: Request, blank: Reply) -> Reply:
@@ -77,15 +83,18 @@ class Node:
         if request.task == "hello":
             if request.recipe["method"] != repr(self.method):
                 raise ConfigError(f"the server's method is {request.recipe['method']}, this node's {self.method!r}")
+            private.begin(kept, request.recipe, *secrecy(request.recipe), partial(plan, request.recipe))
             kept.save_recipe(request.recipe)
         recipe = kept.recipe()
         if recipe is None:
             raise MessageError(f"run {request.run}: unknown here; a hello must come first")
         layout = Layout({name: tuple(shape) for name, shape in recipe["shapes"].items()}, recipe["scale"])
         start = layout.zeros
+        book = private.record(kept, *secrecy(recipe))
         saved = kept.load(start)
         if request.task == "hello":
-            return replace(blank, version=saved.version, facts={"examples": 1, "wire": FORMAT})
+            told = {"privacy": book.told} if book else {}
+            return replace(blank, version=saved.version, facts={"examples": 1, "wire": FORMAT, **told})
         client = Client(**request.client)
 
         def train(jobs: Sequence[Job]) -> list[Trained]:
@@ -93,7 +102,10 @@ class Node:
 
         examples: dict[str, Sequence[Any]] = {client.name: ()}
         federation = Federation(self.method, FederationConfig(), [client], examples, train, recipe["seed"])
-        visit = Visit(federation, start, kept, saved, request, self.notes)
+        own = None
+        if book is not None:
+            own = Private(book, Release(request.round, 1, 1), lambda noise: replace(federation, noise=noise))
+        visit = Visit(federation, start, kept, saved, request, self.notes, own)
         if request.task == "round":
             return visit.play(blank)
         held, state = visit.caught_up()
@@ -135,6 +147,16 @@ class Node:
         if reply.has_error():
             raise ValueError(f"the app failed: {reply.error.reason}")
         return reply
+
+
+def secrecy(recipe: Mapping[str, Any]) -> tuple[PrivacyConfig, int]:
+    """The server's privacy, and the run's seed."""
+    return build(PrivacyConfig, recipe.get("privacy", {}), "privacy"), recipe["seed"]
+
+
+def plan(recipe: Mapping[str, Any]) -> list[Release]:
+    """Every round releases an upload."""
+    return [Release(number, 1, 1) for number in range(recipe["rounds"])]
 
 
 def metrics_of(reply: Message) -> dict[str, float]:

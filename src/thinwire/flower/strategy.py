@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig, ServerConfig
 from thinwire.engine import PLAIN
 from thinwire.federation.coordinator import Coordinator, Setup, opened
-from thinwire.federation.drive import gather
+from thinwire.federation.drive import cost, gather
 from thinwire.federation.messages import Reply, Request
 from thinwire.federation.settings import Rules
 from thinwire.flower.arrays import Layout, layout_of, tensors_of
 from thinwire.flower.grid import GridTransport, outgoing, received
 from thinwire.method import Method
+from thinwire.privacy import accountant
+from thinwire.privacy import config as privacy_config
+from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError
 from thinwire.simulation.directory import RunDirectory
+from thinwire.simulation.spending import check_central, check_no_memory, draws_sets
 from thinwire.wire import FORMAT
 
 
@@ -33,8 +37,9 @@ class Strategy(flower.Strategy):
     """`Strategy(method).start(grid, initial_arrays=ArrayRecord(PEFT's state dict), num_rounds=10)`.
 
     The ClientApps need `mod(method)` with the same method. folder: checkpoints and metrics; a run started again on it
-    goes on from its last round. scale: alpha / r of the adapter. A Flower round in which no quorum answered is told,
-    and thinwire's round is played again in the next one. `final` holds the arrays after the last round that counted.
+    goes on from its last round. scale: alpha / r of the adapter. privacy: noise on the server's sum or on each upload;
+    a budget that is spent ends the run. A Flower round in which no quorum answered is told, and thinwire's round is
+    played again in the next one. `final` holds the arrays after the last round that counted.
     """
 
     method: Method
@@ -43,6 +48,7 @@ class Strategy(flower.Strategy):
     seed: int = 0
     federation: FederationConfig = field(default_factory=FederationConfig)
     server: ServerConfig = PLAIN
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     rules: Rules = field(default_factory=Rules)
     evaluate_every: int = 1
     coordinator: Coordinator | None = field(default=None, init=False)
@@ -54,27 +60,30 @@ class Strategy(flower.Strategy):
             raise ConfigError(f"method {self.method.name}: nothing travels; allowed are the others")
         if self.method.merges:
             raise ConfigError(f"method {self.method.name}: it adds to the base itself, which a state dict cannot carry")
+        check_privacy(self.privacy, self.method, self.federation)
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, *more: Any, **named: Any) -> Any:
         """Flower's own loop over the rounds that are left. Raises: RunStopped if too few nodes come."""
-        run = self.open(initial_arrays)
+        run = self.open(initial_arrays, num_rounds)
         if run.state.round:
             log(logging.INFO, "thinwire: going on from round %d of %s", run.state.round + 1, self.folder)
         result = super().start(grid, self.final, num_rounds - run.state.round, *more, **named)
-        if run.state.round < num_rounds:
+        if run.stopped:
+            log(logging.ERROR, "thinwire: stopped after round %d: %s", run.state.round, run.stopped)
+        elif run.state.round < num_rounds:
             log(logging.ERROR, "thinwire: %d of %d rounds counted; start again to go on", run.state.round, num_rounds)
         result.arrays = self.final
         return result
 
-    def open(self, initial_arrays: ArrayRecord) -> Coordinator:
-        """The run in the folder, or a new one that begins with these arrays."""
+    def open(self, initial_arrays: ArrayRecord, num_rounds: int) -> Coordinator:
+        """The run in the folder, or a new one that begins with these arrays; noise is chosen for so many rounds."""
         layout = self.layout = layout_of(initial_arrays, self.scale)
         directory = RunDirectory(Path(self.folder).expanduser())
         directory.path.mkdir(parents=True, exist_ok=True)
         start = layout.zeros
         setup = Setup(
             method=self.method,
-            federation=self.federation,
+            federation=replace(self.federation, rounds=num_rounds),
             seed=self.seed,
             start=start,
             initial=layout.adapters(tensors_of(initial_arrays)),
@@ -82,12 +91,15 @@ class Strategy(flower.Strategy):
             directory=directory,
             export=self._export,
             server=self.server,
+            privacy=self.privacy,
             rules=self.rules,
             identity={"wire": FORMAT},
             hello={
                 "method": repr(self.method),
                 "seed": self.seed,
                 "scale": self.scale,
+                "privacy": asdict(self.privacy),
+                "rounds": num_rounds,
                 "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
             },
             evaluate_every=self.evaluate_every,
@@ -114,18 +126,23 @@ class Strategy(flower.Strategy):
     ) -> Iterable[Message]:
         """Who takes part, and for each the changes it missed or its state."""
         gather(self.run, GridTransport(grid))
-        self.asked = self.run.ask()
+        self.run.open_record()
+        self.asked = {} if self.run.stops() else self.run.ask()
         return self._messages(server_round, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The next version, checkpointed; (None, None) if there was no quorum, so that the round is played again."""
+        """The next version, checkpointed; (None, None) if there was no quorum, or privacy has ended the run."""
         found = received(replies)
+        if self.run.stopped:
+            return None, None
         if not self.run.take(self.asked, found):
             self.run.tell(f"round {self.run.state.round + 1}: no quorum; it is played again")
             return None, None
         self.run.save()
+        if words := cost(self.run):
+            self.run.tell(f"round {self.run.state.round} counted{words}")
         return self.final, mean_of(found.values())
 
     def configure_evaluate(
@@ -147,6 +164,22 @@ class Strategy(flower.Strategy):
         for message in messages:
             message.content["config"] = ConfigRecord({**config, "server-round": server_round})
         return messages
+
+
+def check_privacy(config: PrivacyConfig, method: Method, federation: FederationConfig) -> None:
+    """Raises: ConfigError for privacy that makes no sense around a training which is the app's own."""
+    privacy_config.check(config, federation.weights)
+    if config.level == "example":
+        raise ConfigError(
+            "privacy.level = 'example': every example's gradient is clipped and noised within the training, which is "
+            "the app's own; allowed is client"
+        )
+    if config.level is not None:
+        accountant.library()
+    if config.central:
+        check_central(method)
+        if draws_sets(federation):
+            check_no_memory(method)
 
 
 def mean_of(replies: Iterable[Reply | str]) -> MetricRecord | None:

@@ -12,7 +12,6 @@ from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, Releases
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.noise import Noise
 
-PLACES = {("client", "central"): "sum", ("client", "local"): "upload", ("example", None): "gradient"}
 PROTECTED = {"sum": "client", "upload": "client", "gradient": "example of a client"}
 WORDS = {
     ("sum", REPLACE): "clients drawn as a set of fixed size, without replacement",
@@ -98,7 +97,7 @@ def noise_of(config: PrivacyConfig, seed: int) -> Noise | None:
     if config.level is None:
         return None
     assert config.clip is not None
-    return Noise(PLACES[config.level, config.noise], config.clip, config.noise_multiplier or 0.0, seed)
+    return Noise(config.place, config.clip, config.noise_multiplier or 0.0, seed)
 
 
 def undominated(releases: Iterable[Releases]) -> list[Releases]:

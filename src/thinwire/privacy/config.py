@@ -6,6 +6,13 @@ from dataclasses import dataclass, fields
 
 from thinwire.settings import ConfigError, setting
 
+PLACES: dict[tuple[str | None, str | None], str] = {
+    ("client", "central"): "sum",
+    ("client", "local"): "upload",
+    ("example", None): "gradient",
+}
+"""(level, noise) -> what the noise is put on."""
+
 
 @dataclass(frozen=True)
 class PrivacyConfig:
@@ -27,19 +34,24 @@ class PrivacyConfig:
     )
 
     @property
+    def place(self) -> str:
+        """What the noise is put on: the server's "sum", each "upload", or the "gradient" of each step; "": nothing."""
+        return PLACES.get((self.level, self.noise), "")
+
+    @property
     def central(self) -> bool:
         """Whether the server puts noise on its sum."""
-        return self.level == "client" and self.noise == "central"
+        return self.place == "sum"
 
     @property
     def local(self) -> bool:
         """Whether each client puts noise on what it uploads."""
-        return self.level == "client" and self.noise == "local"
+        return self.place == "upload"
 
     @property
     def own(self) -> bool:
         """Whether each client puts on noise of its own: on its uploads, or on its gradients."""
-        return self.local or self.level == "example"
+        return self.place in ("upload", "gradient")
 
 
 def check(config: PrivacyConfig, weights: str) -> None:

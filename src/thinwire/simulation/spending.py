@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from thinwire.config import Recipe, TrainConfig
+from thinwire.config import FederationConfig, Recipe, TrainConfig
 from thinwire.method import Context, Method
 from thinwire.privacy.account import Account, relation_of
 from thinwire.privacy.accountant import REPLACE, Releases
@@ -116,7 +116,7 @@ def resolved(recipe: Recipe, federation: Federation) -> Recipe:
     if ledger is None:
         return recipe
     if ledger.noise.place == "sum" and ledger.relation == REPLACE:
-        check_no_memory(recipe, federation.method)
+        check_no_memory(federation.method, recipe.train.keep_optimizer)
     config = recipe.privacy
     if config.epsilon is not None:
         planned = ledger.releases(federation.config.rounds).values()
@@ -143,13 +143,18 @@ def check_privacy(recipe: Recipe, method: Method) -> None:
 
 
 def check_central(method: Method) -> None:
-    """Raises: ConfigError where the server's change is no sum that noise could cover."""
+    """Raises: ConfigError where the method's change at the server is no sum that noise could cover."""
     merged = "what it broadcasts are the uploads themselves, side by side" if method.merges else ""
     if reason := method.no_central_noise or merged:
         raise ConfigError(f"privacy.noise = 'central': not with {method.name}: {reason}; allowed is local")
 
 
-def check_no_memory(recipe: Recipe, method: Method) -> None:
+def draws_sets(config: FederationConfig) -> bool:
+    """Whether a round may draw a set of fixed size, however many clients there will be."""
+    return config.sampling == "fixed" and config.clients_per_round is not None
+
+
+def check_no_memory(method: Method, keep_optimizer: bool = False) -> None:
     """What a client keeps depends on the rounds it was drawn in; a sample of fixed size does not hide these.
 
     Raises: ConfigError if clients keep anything between rounds.
@@ -157,7 +162,7 @@ def check_no_memory(recipe: Recipe, method: Method) -> None:
     keeps = {
         "error feedback": bool(method.feedback),
         "a memory of the method": type(method).remember is not Method.remember,
-        "train.keep_optimizer": recipe.train.keep_optimizer,
+        "train.keep_optimizer": keep_optimizer,
     }
     if found := [what for what, kept in keeps.items() if kept]:
         raise ConfigError(
