@@ -6,28 +6,24 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
-from thinwire.config import FederationConfig, ServerConfig
-from thinwire.engine import PLAIN, ClientState, Sending, Server, begin
+from thinwire.engine import ClientState, Sending, Server, begin
 from thinwire.evaluation import Scores
 from thinwire.federation.book import BudgetSpent, Release
 from thinwire.federation.costs import Costs
 from thinwire.federation.handshake import adapters_hash, mismatch
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.replies import fault, limits_of, number, scores_of
-from thinwire.federation.settings import Rules, SiteLimits
-from thinwire.method import Client, Context, Method, Plan
-from thinwire.privacy.config import PrivacyConfig
+from thinwire.federation.settings import SiteLimits
+from thinwire.federation.setup import Setup
+from thinwire.method import Client, Context, Plan
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
 from thinwire.simulation.clients import clients_of
-from thinwire.simulation.directory import RunDirectory, write_json
-from thinwire.simulation.figures import WRITTEN
+from thinwire.simulation.directory import write_json
 from thinwire.simulation.rounds import (
     Federation,
     Line,
@@ -52,32 +48,6 @@ MISSED = {
 
 Replies = Mapping[int, Reply | str]
 """What came back by node: a reply, or why there is none, in words."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What does not change over a run. identity: what every site must report; hello: the recipe sites are sent.
-
-    rank: the largest inner rank of a client. metrics: the summary's name of a figure -> the field of Scores.
-
-    export: writes adapters in PEFT's format to a folder.
-    """
-
-    method: Method
-    federation: FederationConfig
-    seed: int
-    start: Adapters
-    rank: int
-    directory: RunDirectory
-    export: Callable[[Adapters, Path], object]
-    initial: Adapters | None = None
-    server: ServerConfig = PLAIN
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    rules: Rules = field(default_factory=Rules)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    hello: Mapping[str, Any] = field(default_factory=dict)
-    evaluate_every: int = 0
-    metrics: Mapping[str, str] = field(default_factory=lambda: WRITTEN)
 
 
 @dataclass

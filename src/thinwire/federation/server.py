@@ -8,9 +8,10 @@ from functools import partial
 
 from thinwire import peft_bridge
 from thinwire.config import Recipe
-from thinwire.federation.coordinator import Coordinator, Setup, opened
+from thinwire.federation.coordinator import Coordinator, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
+from thinwire.federation.setup import Setup
 from thinwire.method import Method
 from thinwire.models import load_base
 from thinwire.models.heads import Head

@@ -16,10 +16,11 @@ from flwr.serverapp import strategy as flower
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig, ServerConfig
 from thinwire.engine import PLAIN
-from thinwire.federation.coordinator import Coordinator, Setup, opened
+from thinwire.federation.coordinator import Coordinator, opened
 from thinwire.federation.drive import cost, gather
 from thinwire.federation.messages import Reply, Request
 from thinwire.federation.settings import Rules
+from thinwire.federation.setup import Setup
 from thinwire.flower.arrays import Layout, layout_of, tensors_of
 from thinwire.flower.grid import GridTransport, outgoing, received
 from thinwire.method import Method

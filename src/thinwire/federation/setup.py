@@ -1,0 +1,43 @@
+"""What a server's run across sites is told once, by a recipe or by a Flower user's strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thinwire.adapters import Adapters
+from thinwire.config import FederationConfig, ServerConfig
+from thinwire.engine import PLAIN
+from thinwire.federation.settings import Rules
+from thinwire.method import Method
+from thinwire.privacy.config import PrivacyConfig
+from thinwire.simulation.directory import RunDirectory
+from thinwire.simulation.figures import WRITTEN
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What does not change over a run. identity: what every site must report; hello: the recipe sites are sent.
+
+    rank: the largest inner rank of a client. metrics: the summary's name of a figure -> the field of Scores.
+
+    export: writes adapters in PEFT's format to a folder.
+    """
+
+    method: Method
+    federation: FederationConfig
+    seed: int
+    start: Adapters
+    rank: int
+    directory: RunDirectory
+    export: Callable[[Adapters, Path], object]
+    initial: Adapters | None = None
+    server: ServerConfig = PLAIN
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    rules: Rules = field(default_factory=Rules)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    hello: Mapping[str, Any] = field(default_factory=dict)
+    evaluate_every: int = 0
+    metrics: Mapping[str, str] = field(default_factory=lambda: WRITTEN)
