@@ -20,6 +20,7 @@ from thinwire.federation.site import Trainers
 from thinwire.federation.store import forget
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.settings import ConfigError
+from thinwire.simulation import checkpoint
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import RunStopped
 from thinwire.simulation.run import run as simulate
@@ -392,6 +393,31 @@ def test_a_site_killed_between_record_and_state_sends_the_same_bytes_and_counts_
     assert summary["privacy"]["clients"] == dict.fromkeys(NAMES, COST[kind](4))
 
 
+@pytest.mark.parametrize("absent", [False, True], ids=["same uploads", "others"])
+def test_a_server_killed_between_record_and_checkpoint_shows_one_sum_or_counts_two(
+    recipe, sites, tmp_path, monkeypatch, absent
+):
+    asked, transport = wanted(recipe, "central"), local(sites)
+    _, expected = straight(asked, tmp_path / "straight")
+    real, killed = checkpoint.save, []
+
+    def save(state, folder):
+        if state.round == 2 and not killed:
+            killed.append(json.loads((folder / FILE).read_text())["releases"])
+            raise Killed
+        return real(state, folder)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(Killed):
+        run(asked, tmp_path / "run", transport)
+    assert len(killed[0]) == 2
+    transport.spoil = lambda node, request, reply: None if absent and (node, request.round) == (12, 1) else reply
+    summary, _, adapter = run(asked, tmp_path / "run", transport, quorum=2)
+    assert (adapter == expected) is not absent
+    again = {(1, 1): 1} if absent else {}
+    assert summary["privacy"]["epsilon"] == epsilon({(3, 3): 4} | again, 4.0, 1e-5, ADD_OR_REMOVE)
+
+
 def test_another_privacy_for_a_run_that_goes_on_is_refused(recipe, sites, tmp_path):
     from dataclasses import asdict
 
@@ -401,6 +427,40 @@ def test_another_privacy_for_a_run_that_goes_on_is_refused(recipe, sites, tmp_pa
         changed = {**asdict(asked), "privacy": weaker}
         reply = transport.there_and_back(12, Request("hello", summary["run"], recipe=changed))
         assert "this run began with" in reply.problem
+
+
+def asks(sites, name, text):
+    path = sites[name] / "site.toml"
+    path.write_text(f"{path.read_text()}\n[privacy]\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "text", "words"),
+    [
+        (None, {}, 'level = "example"', "level = None, noise = None, seed = 'run': this site allows level = example"),
+        ("example", {}, 'level = "example"', "seed = 'run': this site allows level = example with seed = system only"),
+        ("central", {"seed": "system"}, 'level = "client"', "noise = 'central', seed = 'system': this site allows"),
+        ("local", {"seed": "system"}, 'level = "example"', "this site allows level = example"),
+        ("example", {"delta": 0.5}, "delta = 0.01", "privacy.delta = 0.5: this site allows at most 0.01"),
+    ],
+)
+def test_a_site_refuses_a_recipe_that_promises_less_than_it_asks_for(
+    recipe, sites, tmp_path, kind, changes, text, words
+):
+    asks(sites, "beta", text)
+    asked = wanted(recipe, kind, changes) if kind else recipe(run=QUICK)
+    one = replace(asked, federation=replace(asked.federation, rounds=1))
+    _, told, _ = run(one, tmp_path / "run", local(sites), quorum=2)
+    assert any(text.startswith("site 'beta' (node 12) is refused: ") and words in text for text in told), told
+    assert not any(line["sha256"] for line in audit(sites, "beta"))
+
+
+def test_a_site_s_own_budget_holds_whatever_the_recipe_allows(recipe, sites, tmp_path):
+    asks(sites, "beta", f'level = "example"\nbudget = {budget_after("example", 2)}')
+    transport = local(sites)
+    summary, _, _ = run(wanted(recipe, "example", {"seed": "system"}), tmp_path / "run", transport, quorum=2)
+    spent = {"alpha": COST["example"](4), "beta": COST["example"](2), "gamma": COST["example"](4)}
+    assert summary["privacy"]["clients"] == spent
 
 
 def test_sets_of_fixed_size_are_refused_where_sites_keep_something(recipe, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from thinwire.privacy.account import PROTECTED, Account, account_of, relation_of
 from thinwire.privacy.accountant import Releases
-from thinwire.privacy.config import PrivacyConfig
+from thinwire.privacy.config import PrivacyConfig, smallest
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation.directory import as_json
@@ -152,12 +152,13 @@ def begin_book(folder: Path, config: PrivacyConfig, seed: int, planned: Sequence
 
 
 def read_book(folder: Path, config: PrivacyConfig, seed: int, sets: bool = False) -> Book:
-    """The record of a run that goes on. Raises: ConfigError if it or the secret is missing or damaged."""
+    """The record of a run that goes on; the smaller budget holds. Raises: ConfigError if it or the secret is lost."""
     try:
         content = json.loads((folder / FILE).read_text())
         if content["format"] != FORMAT:
             raise ValueError
-        known = {"noise_multiplier": float(content["noise_multiplier"]), "budget": content["budget"]}
+        budget = smallest(config.budget, content["budget"])
+        known: dict[str, Any] = {"noise_multiplier": float(content["noise_multiplier"]), "budget": budget}
         releases = tuple(Release(**release) for release in content["releases"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

@@ -54,9 +54,11 @@ class Costs:
     def note(self, reply: Reply) -> None:
         """Remember what a site says of itself; what it does not say in numbers counts as no bound at all."""
         told = reply.facts.get("privacy")
+        if not self.config.own:
+            return
         if reply.problem.startswith(SPENT):
             self.out.add(reply.site)
-        elif self.config.own and isinstance(told, Mapping):
+        elif isinstance(told, Mapping):
             figures = (number(told, name) for name in ("epsilon", "noise_multiplier"))
             epsilon, multiplier = (math.inf if math.isnan(figure) else figure for figure in figures)
             self.sites[reply.site] = epsilon, multiplier

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.config import FederationConfig, Recipe, read_toml
+from thinwire.privacy.config import PrivacyConfig, smallest
 from thinwire.settings import ConfigError, build, setting, unknown
 
 FILE = "site.toml"
@@ -55,6 +56,32 @@ class SiteLimits:
 
 
 @dataclass(frozen=True)
+class SitePrivacy:
+    """What this site asks of a recipe before it trains: the server is not trusted with it."""
+
+    level: str | None = setting(
+        None, "refuse recipes without noise of this site's own secret at this level", choices=("client", "example")
+    )
+    budget: float | None = setting(None, "largest epsilon of a run at this site, whatever the recipe allows", above=0)
+    delta: float | None = setting(None, "largest delta of a recipe", above=0, below=1)
+
+    def within(self, asked: PrivacyConfig) -> PrivacyConfig:
+        """The recipe's privacy with this site's budget. Raises: ConfigError if it promises less than is asked here."""
+        if self.level is not None and (asked.level, asked.own, asked.seed) != (self.level, True, "system"):
+            noise = " and noise = local" if self.level == "client" else ""
+            raise ConfigError(
+                f"privacy.level = {asked.level!r}, noise = {asked.noise!r}, seed = {asked.seed!r}: "
+                f"this site allows level = {self.level}{noise} with seed = system only"
+            )
+        if not asked.own:
+            return asked
+        if self.delta is not None and asked.delta is not None and asked.delta > self.delta:
+            raise ConfigError(f"privacy.delta = {asked.delta}: this site allows at most {self.delta}")
+        own = asked.epsilon if asked.budget is None else asked.budget
+        return dataclasses.replace(asked, budget=smallest(own, self.budget))
+
+
+@dataclass(frozen=True)
 class SiteTrainer:
     """The resident trainer."""
 
@@ -73,10 +100,14 @@ class Site:
     data: SiteData = field(default_factory=SiteData)
     model: SiteModel = field(default_factory=SiteModel)
     limits: SiteLimits = field(default_factory=SiteLimits)
+    privacy: SitePrivacy = field(default_factory=SitePrivacy)
     trainer: SiteTrainer = field(default_factory=SiteTrainer)
 
     def recipe(self, server: Recipe) -> Recipe:
-        """The server's recipe with this site's data, base and device: the server can name no file or code here."""
+        """The server's recipe with this site's data, base and device: the server can name no file or code here.
+
+        Raises: ConfigError if it promises less privacy than this site asks for.
+        """
         return dataclasses.replace(
             server,
             model=dataclasses.replace(server.model, name=self.model.name, adapter=None),
@@ -94,6 +125,7 @@ class Site:
                 label=self.data.label,
             ),
             federation=FederationConfig(rounds=server.federation.rounds),
+            privacy=self.privacy.within(server.privacy),
             run=dataclasses.replace(
                 server.run,
                 device=self.trainer.device,
@@ -103,7 +135,13 @@ class Site:
         )
 
 
-SECTIONS: dict[str, type] = {"data": SiteData, "model": SiteModel, "limits": SiteLimits, "trainer": SiteTrainer}
+SECTIONS: dict[str, type] = {
+    "data": SiteData,
+    "model": SiteModel,
+    "limits": SiteLimits,
+    "privacy": SitePrivacy,
+    "trainer": SiteTrainer,
+}
 
 
 def load_site(folder: Path) -> Site:

@@ -170,7 +170,9 @@ def run_status(options: argparse.Namespace) -> int:
     for run in found["runs"]:
         print(f"run {run.get('run-id')}: {run.get('status')}")
     for entry in found["directories"]:
-        print(f"{entry['run']}: round {entry['round']} of {entry['rounds']}{', finished' if entry['finished'] else ''}")
+        cost = "" if entry["epsilon"] is None else f", epsilon {entry['epsilon']:.3g}"
+        done = ", finished" if entry["finished"] else ""
+        print(f"{entry['run']}: round {entry['round']} of {entry['rounds']}{cost}{done}")
     return 0
 
 

@@ -114,5 +114,6 @@ def progress(path: Path) -> dict[str, Any]:
         "round": max((line["round"] + 1 for line in counted), default=0),
         "rounds": recipe.federation.rounds,
         "loss": next((line["loss"] for line in reversed(lines) if "evaluation" in line), None),
+        "epsilon": next((line["epsilon"] for line in reversed(lines) if "epsilon" in line), None),
         "finished": (path / "summary.json").exists(),
     }

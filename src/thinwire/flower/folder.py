@@ -111,6 +111,10 @@ name = "embedded"          # or the folder of this site's copy of the recipe's b
 # rank = 8                 # largest rank it trains
 # density = 0.1            # largest share of entries it is sent and sends
 
+# [privacy]                # what this site asks for, whatever the server's recipe says
+# level = "example"
+# budget = 8.0
+
 [trainer]
 idle = 900.0               # seconds without work after which the memory is given back
 device = "auto"

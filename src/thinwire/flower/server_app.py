@@ -17,7 +17,7 @@ from thinwire.federation.server import open_run
 from thinwire.federation.settings import Rules
 from thinwire.flower.grid import GridTransport
 from thinwire.report.live import silence_libraries
-from thinwire.settings import build
+from thinwire.settings import ConfigError, build
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import RunStopped
 
@@ -41,6 +41,6 @@ def main(grid: Grid, context: Context) -> None:
     coordinator = open_run(recipe, directory, rules, tell)
     try:
         drive(coordinator, GridTransport(grid), recipe.federation.rounds)
-    except RunStopped as error:
+    except (RunStopped, ConfigError) as error:
         tell(f"stopped: {error}")
         raise

@@ -54,6 +54,11 @@ class PrivacyConfig:
         return self.place in ("upload", "gradient")
 
 
+def smallest(*limits: float | None) -> float | None:
+    """The smallest of the limits that are given; None without any."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def check(config: PrivacyConfig, weights: str) -> None:
     """What no single field can say; `weights` is federation.weights. Raises: ConfigError."""
     given = [spec.name for spec in fields(config) if getattr(config, spec.name) != spec.default]
