@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.federation.conftest import NAMES, local, opened, run
-from tests.simulation.conftest import Notes
+from tests.simulation.conftest import perform
 from thinwire.federation.audit import FILE as AUDIT
 from thinwire.federation.book import FILE, SPENT, spent_in
 from thinwire.federation.drive import drive
@@ -23,7 +23,6 @@ from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import RunStopped
-from thinwire.simulation.run import run as simulate
 
 CENTRAL = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}
 LOCAL = CENTRAL | {"noise": "local"}
@@ -43,11 +42,6 @@ class Killed(BaseException):
     """Stands in for SIGKILL."""
 
 
-class Watcher(Notes):
-    def spent(self, epsilon: float, delta: float) -> None:
-        pass
-
-
 def wanted(recipe, kind, privacy=None, **more):
     base, method = KINDS[kind]
     return recipe(**{"privacy": base | (privacy or {}), "method": {"name": method}, "run": QUICK, **more})
@@ -58,8 +52,8 @@ def without_noise_multiplier(privacy):
 
 
 def straight(recipe, folder: Path) -> tuple[dict, bytes]:
-    directory = RunDirectory(folder)
-    return simulate(recipe, directory, Watcher()), (directory.adapter / "adapter_model.safetensors").read_bytes()
+    done = perform(recipe, folder)
+    return done.summary, done.adapter
 
 
 def states(sites, name) -> Path:

@@ -225,6 +225,23 @@ def test_whatever_is_killed_the_run_ends_the_same(federation, straight, victim):
     assert federation.finished(run) == straight.adapter
 
 
+@faults
+def test_under_privacy_a_killed_trainer_ends_the_same_and_counts_once(federation, recipe, tmp_path):  # noqa: F811
+    """With the run's seed, so that there is a run to compare with; alpha's trainer dies while it trains."""
+    privacy = {"level": "example", "clip": 0.5, "delta": 1e-3, "noise_multiplier": 2.0}
+    expected = perform(recipe(**ROUNDS, data={"clients": list(OWNERS)}, privacy=privacy), tmp_path / "straight")
+    changes = [word for key, value in privacy.items() for word in ("--set", f"privacy.{key}={value}")]
+    log = federation.site("alpha") / "trainer" / "trainer.log"
+    before = log.read_text().count("round, run") if log.exists() else 0
+    run = federation.submit("--output", federation.folder / "private", *changes)
+    wait(lambda: log.exists() and log.read_text().count("round, run") > before, "alpha trains")
+    os.kill(trainer.running(federation.site("alpha")), signal.SIGKILL)
+    assert federation.finished(run) == expected.adapter
+    assert (
+        json.loads((run / "summary.json").read_text())["privacy"]["clients"] == expected.summary["privacy"]["clients"]
+    )
+
+
 def ended(federation: Federation) -> bool:
     """Whether no ServerApp runs any more."""
     return not federation.children("flwr-serverapp", federation.server)

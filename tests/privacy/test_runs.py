@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.simulation.conftest import Done, Notes, write_toml
+from tests.simulation.conftest import Done, perform, write_toml
 from thinwire.cli import main
 from thinwire.config import Recipe
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.settings import ConfigError
 from thinwire.simulation import run as module
 from thinwire.simulation.directory import RunDirectory
-from thinwire.simulation.run import checked, longer, run
+from thinwire.simulation.run import checked, longer
 
 CLIENT = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}
 LOCAL = CLIENT | {"noise": "local"}
 EXAMPLE = {"level": "example", "clip": 0.5, "delta": 1e-3, "epsilon": 8.0}
 PLAIN_RUN = {"seed": 3, "threads": 1, "references": False, "evaluate_every": 0}
-
-
-@dataclass
-class Watched(Notes):
-    costs: list[float] = field(default_factory=list)
-
-    def spent(self, epsilon: float, delta: float) -> None:
-        self.costs.append(epsilon)
-
-
-def perform(recipe: Recipe, folder: Path, resume: bool = False) -> Done:
-    directory, notes = RunDirectory(folder), Watched()
-    return Done(directory, run(recipe, directory, notes, resume), notes)
 
 
 def again(folder: Path, rounds: int | None = None) -> Done:

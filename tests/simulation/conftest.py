@@ -29,12 +29,16 @@ class Notes:
     lines: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
         self.phases.append(text)
 
     def line(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
+
+    def spent(self, epsilon: float, delta: float) -> None:
+        self.costs.append(epsilon)
 
     def round(self, state: Any) -> None:
         self.rounds.append(state.round)
