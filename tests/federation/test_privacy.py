@@ -23,6 +23,7 @@ from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
 from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import RunStopped
+from thinwire.wire import Expect, unpack
 
 CENTRAL = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}
 LOCAL = CENTRAL | {"noise": "local"}
@@ -189,6 +190,27 @@ def test_what_was_sent_counts_whether_it_arrived_or_not_and_a_round_sat_out_does
     assert summary["privacy"]["clients"] == costs
     assert {name: spent_in(states(sites, name))["epsilon"] for name in NAMES} == costs
     assert again == [True] * 10
+
+
+def test_an_upload_that_missed_its_round_is_within_the_next_one_s_clip(recipe, sites, tmp_path):
+    """Without noise, so that the norm can be seen; then nothing bounds epsilon."""
+    privacy = LOCAL | {"noise_multiplier": 0.0, "clip": 0.01}
+    asked = recipe(privacy=privacy, method={"name": "fedit"}, run=QUICK, federation={"rounds": 3})
+    transport, norms = local(sites), {}
+
+    def lose(node, request, reply):
+        if request.task == "round":
+            leaves = unpack(reply.blob, Expect()).leaves
+            norms[node, request.round] = sum(float(leaf.dense().square().sum()) for leaf in leaves.values()) ** 0.5
+        return replace(reply, blobs=(b"lost",)) if (node, request.task, request.round) == (12, "round", 1) else reply
+
+    transport.spoil = lose
+    summary, told, _ = run(asked, tmp_path / "run", transport, quorum=2)
+    assert "round 3: beta: its upload of round 2 missed its round and is part of this one's" in told
+    assert all(norm == pytest.approx(0.01, rel=0.01) for norm in norms.values())
+    assert len(norms) == 9
+    assert summary["privacy"]["epsilon"] == float("inf")
+    assert told[-1] == "round 3/3 counted, epsilon inf (delta 1e-05)"
 
 
 @pytest.mark.parametrize("kind", ["local", "example"])

@@ -80,7 +80,10 @@ def play(coordinator: Coordinator, transport: Transport) -> bool:
             return True
         if coordinator.stops():
             return False
-        attempt += len(coordinator.costs.out) == out
+        if len(coordinator.costs.out) > out:
+            coordinator.tell(f"round {coordinator.state.round + 1}: played again without those whose budget is spent")
+            continue
+        attempt += 1
         coordinator.tell(f"round {coordinator.state.round + 1}: no quorum in attempt {attempt}")
     raise AllRefused(f"round {coordinator.state.round + 1}: no quorum of {rules.quorum} in {rules.attempts} attempts")
 
