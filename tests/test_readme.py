@@ -15,6 +15,7 @@ import pytest
 
 from thinwire import cli
 from thinwire.config import from_dict, load_recipe
+from thinwire.federation.settings import load_site
 from thinwire.simulation.session import method_of
 
 ROOT = Path(__file__).parents[1]
@@ -110,8 +111,13 @@ def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("page", "block"), RECIPES, ids=label)
-def test_recipes_are_sound(page: str, block: str) -> None:
-    method_of(from_dict(tomllib.loads(block)))
+def test_recipes_are_sound(page: str, block: str, tmp_path: Path) -> None:
+    """And a site's settings, which have its name at the top."""
+    if "name" not in tomllib.loads(block):
+        method_of(from_dict(tomllib.loads(block)))
+        return
+    (tmp_path / "site.toml").write_text(block)
+    load_site(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
