@@ -325,6 +325,29 @@ def test_an_absent_site_changes_neither_the_divisor_nor_the_books(recipe, sites,
     assert summary["privacy"]["epsilon"] == COST["central"](4)
 
 
+def test_a_server_that_was_started_again_knows_whom_it_has_met(recipe, sites, tmp_path):
+    """Beta's node is gone after round 1, with and without a kill of the server at that moment."""
+    asked, adapters = wanted(recipe, "central"), []
+    for name in ("straight", "killed"):
+        transport = local(sites)
+
+        def leave(node, request, reply, transport=transport, name=name):
+            if (node, request.task, request.round) == (11, "round", 1) and 12 in transport.trainers:
+                del transport.trainers[12]
+                if name == "killed":
+                    raise Killed
+            return "gone" if node == 12 and request.round == 1 else reply
+
+        transport.spoil = leave
+        if name == "killed":
+            with pytest.raises(Killed):
+                run(asked, tmp_path / name, transport, quorum=2)
+        adapters.append(run(asked, tmp_path / name, transport, quorum=2)[2])
+        releases = json.loads((tmp_path / name / "checkpoint" / FILE).read_text())["releases"]
+        assert [(entry["drawn"], entry["among"]) for entry in releases] == [(3, 3)] * 4
+    assert adapters[0] == adapters[1]
+
+
 def test_a_round_without_a_quorum_releases_nothing_and_its_repetition_is_the_straight_round(recipe, sites, tmp_path):
     asked, transport, held = wanted(recipe, "central"), local(sites), []
     _, expected = straight(asked, tmp_path / "straight")

@@ -376,7 +376,8 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
     if losses:
         best = min(losses, key=lambda number: (losses[number], number))
         state = replace(state, best_round=best, best_loss=losses[best])
-    return Coordinator(setup, tell, run, state, counted=counted, evaluated=set(losses))
+    met = dict.fromkeys(state.clients, 1)  # how many examples they have they say when they are back
+    return Coordinator(setup, tell, run, state, examples=met, counted=counted, evaluated=set(losses))
 
 
 def within(client: Client, limits: SiteLimits, largest: int) -> Client:
