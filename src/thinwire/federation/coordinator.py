@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,16 +13,14 @@ from thinwire.engine import ClientState, Sending, Server, begin
 from thinwire.evaluation import Scores
 from thinwire.federation.book import BudgetSpent, Release
 from thinwire.federation.costs import Costs
-from thinwire.federation.handshake import adapters_hash, mismatch
+from thinwire.federation.handshake import adapters_hash
+from thinwire.federation.members import Members, Replies
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.replies import fault, limits_of, number, scores_of
-from thinwire.federation.settings import SiteLimits
+from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
 from thinwire.method import Client, Context, Plan
 from thinwire.privacy.noise import Noise
-from thinwire.settings import ConfigError
 from thinwire.simulation import checkpoint
-from thinwire.simulation.clients import clients_of
 from thinwire.simulation.directory import write_json
 from thinwire.simulation.rounds import (
     Federation,
@@ -46,25 +44,16 @@ MISSED = {
 }
 """What becomes of an upload that came too late: the site's word for it, and ours."""
 
-Replies = Mapping[int, Reply | str]
-"""What came back by node: a reply, or why there is none, in words."""
-
 
 @dataclass
 class Coordinator:
-    """A run's state between messages. `members`: site -> the node that speaks for it; `tell`: who hears of trouble.
-
-    stopped: why privacy ends the run.
-    """
+    """A run's state between messages. `tell`: who hears of trouble; stopped: why privacy ends the run."""
 
     setup: Setup
     tell: Callable[[str], None]
     run: str
     state: State
-    members: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, int] = field(default_factory=dict)
-    limits: dict[str, SiteLimits] = field(default_factory=dict)
-    turned_away: dict[int, str] = field(default_factory=dict)
+    members: Members
     counted: dict[str, int] = field(default_factory=dict)
     evaluated: set[int] = field(default_factory=set)
     stopped: str = ""
@@ -76,77 +65,21 @@ class Coordinator:
     @property
     def federation(self) -> Federation:
         """All sites ever seen, as the round loop knows them."""
-        setup, config = self.setup, self.setup.federation
-        tables = {name: getattr(config, name) for name in ("join", "rank_of", "density_of")}
-        here: dict[str, Any] = {
-            name: {k: v for k, v in table.items() if k in self.examples} for name, table in tables.items()
-        }
-        clients = [
-            within(client, self.limits.get(client.name, SiteLimits()), setup.rank)
-            for client in clients_of(replace(config, **here), self.examples, setup.rank)
-        ]
-        noise = self.costs.noise
-        return Federation(setup.method, config, clients, {}, no_training, setup.seed, server=setup.server, noise=noise)
+        setup, clients, noise = self.setup, self.members.clients, self.costs.noise
+        seed, server = setup.seed, setup.server
+        return Federation(setup.method, setup.federation, clients, {}, no_training, seed, server=server, noise=noise)
 
     @property
     def present(self) -> Federation:
         """The sites that can be asked now."""
         whole = self.federation
-        return replace(whole, clients=[client for client in whole.clients if client.name in self.members])
-
-    # who is there
-
-    def greet(self, nodes: Iterable[int]) -> dict[int, Request]:
-        """A hello to each node that is new; sites whose node is gone are forgotten until they come back."""
-        nodes = set(nodes)
-        for name in [name for name, node in self.members.items() if node not in nodes]:
-            self.tell(f"round {self.state.round + 1}: {name} is gone")
-            del self.members[name]
-        self.turned_away = {node: why for node, why in self.turned_away.items() if node in nodes}
-        new = nodes - set(self.members.values()) - set(self.turned_away)
-        return {node: Request("hello", self.run, recipe=self.setup.hello) for node in sorted(new)}
+        return replace(whole, clients=[client for client in whole.clients if client.name in self.members.nodes])
 
     def meet(self, replies: Replies) -> None:
-        """Take in the sites that answered a hello and fit; the others are named, with the reason."""
-        for node, reply in sorted(replies.items()):
-            if isinstance(reply, str):
-                self.tell(f"node {node}: {reply}")
-                continue
-            reason = self._misfit(reply)
-            if reason:
-                self.turned_away[node] = reason
-                self.tell(f"site {reply.site!r} (node {node}) is refused: {reason}")
-                continue
-            self.members[reply.site] = node
-            self.examples[reply.site] = reply.facts["examples"]
-            self.limits[reply.site] = limits_of(reply.facts)
+        """Take in the sites that answered a hello and fit."""
+        for reply in self.members.meet(replies):
             self.costs.note(reply)
             self._holds(reply.site, reply.version)
-
-    def _misfit(self, reply: Reply) -> str:
-        count = reply.facts.get("examples")
-        if reply.problem:
-            return reply.problem
-        if reply.run != self.run:
-            return f"it answers for run {reply.run}"
-        if not reply.site or reply.site in self.members:
-            return f"node {self.members[reply.site]} is {reply.site!r} already" if reply.site else "it has no name"
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            return f"its number of examples is {count!r}"
-        try:
-            limits = limits_of(reply.facts)
-        except (ConfigError, MessageError) as error:
-            return str(error)
-        return mismatch(self.setup.identity, reply.facts) or self._too_small(limits)
-
-    def _too_small(self, limits: SiteLimits) -> str:
-        """Why the method cannot keep to a site's limits; empty if it can."""
-        method, rank = self.setup.method, self.setup.rank
-        if limits.rank is not None and limits.rank < rank and not method.unequal_ranks:
-            return f"limits.rank = {limits.rank}: {method.name} needs rank {rank} everywhere"
-        if limits.density is not None and not method.unequal_densities:
-            return f"limits.density = {limits.density}: {method.name} has no density of its own"
-        return ""
 
     def _holds(self, site: str, version: int | None) -> None:
         """Note what version a site holds; one ahead of this server's (it came from a later checkpoint) is of no use."""
@@ -174,7 +107,8 @@ class Coordinator:
         """
         if self.setup.privacy.central:
             assert self.costs.noise is not None, "`open_record` comes first"
-            return [client for client in taking_part(self.federation, self.state.round) if client.name in self.members]
+            every = taking_part(self.federation, self.state.round)
+            return [client for client in every if client.name in self.members.nodes]
         present = self.present
         left = [client for client in present.clients if client.name not in self.costs.out]
         return taking_part(replace(present, clients=left), self.state.round)
@@ -185,7 +119,7 @@ class Coordinator:
         requests = {}
         for client in self.drawn:
             task = "catch-up" if drops_out(federation, client, ctx) else "round"
-            requests[self.members[client.name]] = self._request(task, client)
+            requests[self.members.nodes[client.name]] = self._request(task, client)
         return requests
 
     def _request(self, task: str, client: Client) -> Request:
@@ -284,7 +218,7 @@ class Coordinator:
                 continue
             assert isinstance(reply, Reply)
             if isinstance(count := reply.facts.get("examples"), int) and count > 0:
-                self.examples[name] = count
+                self.members.examples[name] = count
             if asked[node].task == "round":
                 done = self.state.server.start
                 loss, seconds = number(reply.facts, "loss"), number(reply.facts, "seconds")
@@ -296,7 +230,7 @@ class Coordinator:
 
     def ask_scores(self, task: str) -> dict[int, Request]:
         """Requests by node to score the adapters of now: "evaluate", "test", or "finish", which ends with them."""
-        return {self.members[client.name]: self._request(task, client) for client in self.present.clients}
+        return {self.members.nodes[client.name]: self._request(task, client) for client in self.present.clients}
 
     def answers(self, asked: Mapping[int, Request], replies: Replies) -> dict[str, Reply]:
         """The replies that can be used, by site; the others are named. What was sent counts."""
@@ -377,18 +311,8 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
         best = min(losses, key=lambda number: (losses[number], number))
         state = replace(state, best_round=best, best_loss=losses[best])
     met = dict.fromkeys(state.clients, 1)  # how many examples they have they say when they are back
-    return Coordinator(setup, tell, run, state, examples=met, counted=counted, evaluated=set(losses))
-
-
-def within(client: Client, limits: SiteLimits, largest: int) -> Client:
-    """The client with its rank and density no larger than its site's limits. largest: the recipe's rank."""
-    rank = None if limits.rank is None or limits.rank >= largest else limits.rank
-    return replace(client, rank=least(client.rank, rank), density=least(client.density, limits.density))
-
-
-def least(*values: Any) -> Any:
-    """The smallest of those given; None without any."""
-    return min((value for value in values if value is not None), default=None)
+    members = Members(setup, run, tell, examples=met)
+    return Coordinator(setup, tell, run, state, members, counted=counted, evaluated=set(losses))
 
 
 def mean(values: list[float]) -> float:

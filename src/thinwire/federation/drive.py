@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from thinwire.evaluation import Scores
-from thinwire.federation.coordinator import Coordinator, Replies
+from thinwire.federation.coordinator import Coordinator
+from thinwire.federation.members import Replies
 from thinwire.federation.messages import Request
 from thinwire.simulation.directory import write_json
 from thinwire.simulation.rounds import AllRefused, RunStopped, result_of
@@ -50,17 +51,18 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
 
 def gather(coordinator: Coordinator, transport: Transport) -> None:
     """Say hello until there is a quorum of sites. Raises: RunStopped after the rules' patience."""
-    rules, until = coordinator.setup.rules, time.monotonic() + coordinator.setup.rules.patience
+    rules, members = coordinator.setup.rules, coordinator.members
+    until = time.monotonic() + rules.patience
     while True:
-        hello = coordinator.greet(transport.nodes())
+        hello = members.greet(transport.nodes(), coordinator.state.round)
         if hello:
             coordinator.meet(transport.exchange(hello, rules.deadline))
-        if len(coordinator.members) >= rules.quorum:
+        if len(members.nodes) >= rules.quorum:
             return
         if time.monotonic() > until:
-            here = ", ".join(sorted(coordinator.members)) or "none"
+            here = ", ".join(sorted(members.nodes)) or "none"
             raise RunStopped(
-                f"round {coordinator.state.round + 1}: after {rules.patience:g} s there are {len(coordinator.members)} "
+                f"round {coordinator.state.round + 1}: after {rules.patience:g} s there are {len(members.nodes)} "
                 f"sites ({here}); the quorum is {rules.quorum}"
             )
         time.sleep(min(1.0, rules.patience / 10))
@@ -109,7 +111,7 @@ def summarise(
         "run": coordinator.run,
         "method": setup.method.name,
         "rounds": state.round,
-        "sites": sorted(coordinator.examples),
+        "sites": sorted(coordinator.members.examples),
         "seed": setup.seed,
         "trainable_parameters": setup.start.parameters,
         "bytes_up": state.totals.bytes_up,

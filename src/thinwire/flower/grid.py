@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from thinwire.federation.coordinator import Replies
+from thinwire.federation.members import Replies
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.flower import records
 
