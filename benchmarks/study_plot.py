@@ -47,12 +47,13 @@ def plot_curves(title: str, curves: Mapping[str, Sequence[tuple[float, float]]],
 def finish(figure: Any, axes: Any, title: str, path: Path) -> None:
     """Scales, title and legend; the file is written."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set(xscale="log")
-    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks(StrMethodFormatter("{x:g}"))
-    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=8)
     axes.set_title(textwrap.fill(title, 80), fontsize=10, loc="left")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
