@@ -61,7 +61,7 @@ def test_node_keys_are_pairs_and_all_different(folder):
 def test_what_was_written_is_read_again(folder):
     server = open_server(folder / "server")
     assert server.sites == list(SITES)
-    assert (server.link.name, server.link.port, server.rules.quorum) == ("f", 8443, 2)
+    assert (server.link.name, server.link.listening, server.rules.quorum) == ("f", 8443, 2)
     assert open_link(folder / "sites" / "north") == server.link
     assert tomllib.loads((folder / "server" / "recipe.toml").read_text())["method"]["name"]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from thinwire.settings import ConfigError
 
 if TYPE_CHECKING:
     from thinwire.config import Recipe
+    from thinwire.flower.folder import ServerFolder
+    from thinwire.simulation.directory import RunDirectory
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     init.add_argument("--sites", nargs="+", required=True, metavar="NAME")
     init.add_argument("--name", help="of the federation; none: the folder's")
     init.add_argument("--host", default="0.0.0.0", help="the server's interface to listen on (0.0.0.0: all)")
+    init.add_argument("--port", type=int, default=0, help="to listen on behind a proxy; none: that of the address")
     init.add_argument("--recipe", type=Path, metavar="RECIPE.toml", help="none: the embedded default")
     init.set_defaults(run=run_init)
     serve = actions.add_parser("serve", help="run the server, in the foreground")
@@ -88,7 +92,7 @@ def run_init(options: argparse.Namespace) -> int:
 
     if options.recipe:
         load_recipe(options.recipe)
-    link = Link(options.name or options.folder.resolve().name, options.address, options.host)
+    link = Link(options.name or options.folder.resolve().name, options.address, options.host, options.port)
     for path in create(options.folder, link, options.sites, options.recipe):
         print(f"{path}: thinwire federation {'serve' if path.name == 'server' else 'join'}")
     print(f"{options.folder / 'ca'}: keep it offline; who has it can pass for the server")
@@ -97,23 +101,12 @@ def run_init(options: argparse.Namespace) -> int:
 
 def run_serve(options: argparse.Namespace) -> int:
     needs_flower()
-    from thinwire.flower.control import ControlError, register
     from thinwire.flower.folder import open_server
+    from thinwire.flower.going import Keeper
     from thinwire.flower.processes import serve
 
     server = open_server(options.folder)
-
-    def ready() -> bool:
-        try:
-            new = register(server)
-        except ControlError as error:
-            print(f"thinwire: not ready yet: {error}", file=sys.stderr)
-            return False
-        known = f"; new: {', '.join(new)}" if new else ""
-        print(f"serving {server.link.name} on port {server.link.port}, {len(server.sites)} sites{known}", flush=True)
-        return True
-
-    return serve(server, ready)
+    return serve(server, Keeper(server))
 
 
 def run_join(options: argparse.Namespace) -> int:
@@ -125,72 +118,103 @@ def run_join(options: argparse.Namespace) -> int:
 
 def run_submit(options: argparse.Namespace) -> int:
     needs_flower()
-    from thinwire.config import load_recipe
-    from thinwire.flower.control import submit
     from thinwire.flower.folder import open_server
+    from thinwire.flower.going import begin
     from thinwire.report.live import silence_libraries
-    from thinwire.simulation.directory import RunDirectory, free_directory
+    from thinwire.simulation.directory import RunDirectory
 
     silence_libraries()
-    from thinwire.federation.server import check_across
-    from thinwire.simulation.run import checked
-
     server = open_server(options.folder)
     if options.resume:
         if options.recipe or options.set or options.output:
             raise ConfigError("--resume: the run has its recipe already; nothing else is allowed beside it")
-        recipe, output = RunDirectory(options.resume).recipe(), options.resume
-    else:
-        recipe = checked(load_recipe(options.recipe or server.path / "recipe.toml", options.set))
-        check_across(recipe)
-        name = f"{recipe.method['name']}-seed{recipe.run.seed}"
-        output = options.output or free_directory(name, server.path / "runs")
-        RunDirectory(output).check_free()
-    print(f"run {told(lambda: submit(server, recipe, output))}: {output}")
+        RunDirectory(options.resume).recipe()
+        print(f"run {told(lambda: begin(server, options.resume))}: {options.resume}")
+        return 0
+    directory = new_run(options, server)
+    try:
+        run = told(lambda: begin(server, directory.path))
+    except BaseException:
+        shutil.rmtree(directory.path)
+        raise
+    print(f"run {run}: {directory.path}")
     return 0
+
+
+def new_run(options: argparse.Namespace, server: ServerFolder) -> RunDirectory:
+    """The directory of a new run, with its recipe. Raises: ConfigError."""
+    from thinwire.config import load_recipe
+    from thinwire.federation.server import check_across
+    from thinwire.simulation.directory import RunDirectory, free_directory
+    from thinwire.simulation.run import checked
+
+    recipe = checked(load_recipe(options.recipe or server.path / "recipe.toml", options.set))
+    check_across(recipe)
+    name = f"{recipe.method['name']}-seed{recipe.run.seed}"
+    directory = RunDirectory(options.output or free_directory(name, server.path / "runs"))
+    directory.begin(recipe)
+    return directory
 
 
 def run_status(options: argparse.Namespace) -> int:
     needs_flower()
     from thinwire.flower import control
     from thinwire.flower.folder import open_server
+    from thinwire.flower.going import going
 
     server = open_server(options.folder)
-    folders = sorted(path.parent for path in (server.path / "runs").glob("*/config.json"))
+    inside = {path.parent for path in (server.path / "runs").glob("*/config.json")}
+    folders = sorted(inside | {Path(entry.output) for entry in going(server)})
+    runs = told(lambda: control.runs(server))
     found = {
         "sites": told(lambda: control.nodes(server)),
-        "runs": told(lambda: control.runs(server)),
-        "directories": [control.progress(path) for path in folders],
+        "runs": runs,
+        "directories": [control.overview(path, runs) for path in folders],
     }
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
     for node in found["sites"]:
         print(f"site {node['name']}: {node.get('status')}")
-    for run in found["runs"]:
+    for run in runs:
         print(f"run {run.get('run-id')}: {run.get('status')}")
     for entry in found["directories"]:
-        cost = "" if entry["epsilon"] is None else f", epsilon {entry['epsilon']:.3g}"
-        done = ", finished" if entry["finished"] else ""
-        print(f"{entry['run']}: round {entry['round']} of {entry['rounds']}{cost}{done}")
+        print(f"{entry['run']}: {words(entry)}")
     return 0
+
+
+def words(entry: Mapping[str, Any]) -> str:
+    """How far a run is, what privacy has cost, and both counts of its bytes."""
+    end = ", finished" if entry["finished"] else ""
+    theirs = entry["flower"] or {}
+    sizes = [
+        f"{entry[key]:,} bytes {way}" + (f" (Flower: {theirs[key]:,})" if theirs else "")
+        for key, way in (("bytes_up", "up"), ("bytes_down", "down"))
+    ]
+    cost = "" if entry["epsilon"] is None else f", epsilon {entry['epsilon']:.3g}"
+    return f"round {entry['round']} of {entry['rounds']}{cost}{end}; {', '.join(sizes)}"
 
 
 def run_stop(options: argparse.Namespace) -> int:
     from thinwire.federation import trainer
     from thinwire.flower import control
     from thinwire.flower.folder import SERVER, open_server
+    from thinwire.flower.going import drop, going
 
     if not (options.folder / SERVER).exists():
         print("the trainer ends" if trainer.stop(options.folder) else "no trainer was running")
         return 0
     server = open_server(options.folder)
-    going = [run for run in told(lambda: control.runs(server)) if not str(run.get("status")).startswith("finished")]
-    number = options.id or (str(going[0]["run-id"]) if going else None)
+    runs = told(lambda: control.runs(server))
+    active = [str(run["run-id"]) for run in runs if not str(run.get("status")).startswith("finished")]
+    waiting = [entry.run for entry in reversed(going(server))]
+    number = options.id or next(iter(active or waiting), None)
     if number is None:
         print("no run goes on")
         return 0
-    told(lambda: control.stop(server, number))
+    drop(server, number)
+    if number in active or number not in waiting:
+        told(lambda: control.stop(server, number))
     print(f"run {number} is stopped; go on with: thinwire federation submit {options.folder} --resume RUN_DIR")
     return 0
 

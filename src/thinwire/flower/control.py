@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thinwire.config import Recipe
 from thinwire.flower.folder import CA, ServerFolder, toml
 from thinwire.flower.processes import environment, program
-from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory
+from thinwire.simulation.directory import RunDirectory, write_json
 
-CONNECTION = "thinwire"
+CONNECTION, RUNS = "thinwire", "flower.json"
 
 APP = {
     "project": {"name": "thinwire-run", "version": "1.0.0", "description": "thinwire's apps; the code is installed"},
     "tool.flwr.app": {"publisher": "thinwire"},
     "tool.flwr.app.components": {"serverapp": "serverside:app", "clientapp": "clientside:app"},
-    "tool.flwr.app.config": {"recipe": "", "rules": "", "output": ""},
+    "tool.flwr.app.config": {"rules": "", "output": ""},
 }
 MODULES = {"serverside": "thinwire.flower.server_app", "clientside": "thinwire.flower.client_app"}
 
@@ -71,17 +70,24 @@ def register(server: ServerFolder) -> list[str]:
     return new
 
 
-def submit(server: ServerFolder, recipe: Recipe, output: Path) -> str:
-    """Start a run of the recipe, or go on with the one in `output`; Flower's id of it. Raises: ControlError."""
+def submit(server: ServerFolder, output: Path) -> str:
+    """Start the run in a directory, or go on with it; Flower's id, noted in the directory too. Raises: ControlError."""
     app = server.path / "app"
     app.mkdir(exist_ok=True)
     (app / "pyproject.toml").write_text(toml(APP))
     for name, module in MODULES.items():
         (app / f"{name}.py").write_text(f"import {module} as installed\n\napp = installed.app\n")
-    texts = {"recipe": json.dumps(asdict(recipe)), "rules": json.dumps(asdict(server.rules))}
     settings = app.parent / "submitted.toml"
-    settings.write_text(toml({**texts, "output": str(output.resolve())}))
-    return str(flwr(server, "run", str(app), CONNECTION, "--run-config", str(settings))["run-id"])
+    settings.write_text(toml({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
+    run = str(flwr(server, "run", str(app), CONNECTION, "--run-config", str(settings))["run-id"])
+    write_json(output / RUNS, [*flower_runs(output), run])
+    return run
+
+
+def flower_runs(output: Path) -> list[str]:
+    """Flower's ids of a run directory's submissions, oldest first."""
+    path = output / RUNS
+    return list(json.loads(path.read_text())) if path.exists() else []
 
 
 def runs(server: ServerFolder) -> list[dict[str, Any]]:
@@ -107,8 +113,6 @@ def progress(path: Path) -> dict[str, Any]:
     recipe = directory.recipe()
     lines = directory.lines()
     counted = [line for line in lines if line.get("status") == "counted"]
-    if not (path / "config.json").exists():
-        raise ConfigError(f"{path}: no run there")
     return {
         "run": str(path),
         "round": max((line["round"] + 1 for line in counted), default=0),
@@ -116,4 +120,35 @@ def progress(path: Path) -> dict[str, Any]:
         "loss": next((line["loss"] for line in reversed(lines) if "evaluation" in line), None),
         "epsilon": next((line["epsilon"] for line in reversed(lines) if "epsilon" in line), None),
         "finished": (path / "summary.json").exists(),
+    }
+
+
+def overview(path: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far a run directory is, with both counts of its bytes. Raises: ConfigError if it is none."""
+    return {**progress(path), **bytes_of(path), "flower": traffic(path, runs)}
+
+
+def bytes_of(path: Path) -> dict[str, int]:
+    """thinwire's count of a run's bytes: all of a finished one, of another one those before its last checkpoint."""
+    from thinwire.simulation.checkpoint import checkpoints, read_manifest
+
+    summary = path / "summary.json"
+    if summary.exists():
+        found = json.loads(summary.read_text())
+    else:
+        totals = [read_manifest(folder)["totals"] for folder in checkpoints(RunDirectory(path).checkpoints)]
+        found = totals[-1] if totals else {"bytes_up": 0, "bytes_down": 0}
+    return {name: found[name] for name in ("bytes_up", "bytes_down")}
+
+
+def traffic(path: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Flower's count of a run directory's bytes, over all its submissions; None if the server forgot one of them."""
+    known = {str(run["run-id"]): run["network-traffic"] for run in runs}
+    ids = flower_runs(path)
+    if not ids or not known.keys() >= set(ids):
+        return None
+    return {
+        "runs": ids,
+        "bytes_up": sum(known[number]["inbound-bytes"] for number in ids),
+        "bytes_down": sum(known[number]["outbound-bytes"] for number in ids),
     }

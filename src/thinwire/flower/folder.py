@@ -30,15 +30,17 @@ class Link:
     name: str = setting(doc="the federation's name")
     address: str = setting(doc="host:port by which sites reach the server")
     host: str = setting("0.0.0.0", "the server's interface to listen on")
+    port: int = setting(0, "the port to listen on, behind a proxy; 0: that of the address", low=0, high=65535)
 
     @property
-    def port(self) -> int:
-        return int(self.address.rpartition(":")[2])
+    def listening(self) -> int:
+        """The port that the SuperLink listens on."""
+        return self.port or int(self.address.rpartition(":")[2])
 
     @property
     def local(self) -> str:
         """The server as its own machine reaches it."""
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.listening}"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def check_names(link: Link, sites: Sequence[str]) -> None:
     host, _, port = link.address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"--address {link.address!r}: allowed is HOST:PORT")
+    if not 0 <= link.port < 65536:
+        raise ConfigError(f"--port {link.port}: allowed is 1 to 65535, or 0 for the address's")
 
 
 def certificates(ca: Path, server: Path, link: Link, valid: timedelta) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from thinwire.federation import trainer
 from thinwire.federation.settings import load_site
+from thinwire.flower.diagnosis import trouble
 from thinwire.flower.folder import CA, KEY, ServerFolder, open_link
 from thinwire.settings import ConfigError
 
@@ -45,7 +46,7 @@ def superlink(server: ServerFolder) -> list[str]:
     path = server.path
     return [
         program("flower-superlink"),
-        *("--host", server.link.host, "--port", str(server.link.port)),
+        *("--host", server.link.host, "--port", str(server.link.listening)),
         *("--ssl-certfile", str(path / "server.crt"), "--ssl-keyfile", str(path / "server.key")),
         *("--ssl-ca-certfile", str(path / CA)),
         "--enable-supernode-auth",
@@ -75,49 +76,57 @@ def supernode(site: Path) -> list[str]:
     ]
 
 
-def serve(server: ServerFolder, ready: Callable[[], bool]) -> int:
-    """SuperLink and executor until a signal; whichever ends is started again.
-
-    ready: called once the port answers, again until it is true.
-    """
+def serve(server: ServerFolder, tend: Callable[[], None]) -> int:
+    """SuperLink and executor until a signal; whichever ends is started again. tend: called again and again."""
     commands = {"superlink": superlink(server), "superexec": superexec(server)}
-    return supervise(server.path, commands, lambda: answered(server) and ready())
+    return supervise(server.path, commands, tend, lambda: "")
 
 
 def join(site: Path) -> int:
     """SuperNode and resident trainer until a signal. Raises: ConfigError for settings that cannot work."""
     load_site(site)
     try:
-        return supervise(site, {"supernode": supernode(site)}, lambda: True)
+        return supervise(site, {"supernode": supernode(site)}, lambda: None, lambda: trouble(site))
     finally:
         trainer.stop(site)
 
 
-def supervise(folder: Path, commands: Mapping[str, Sequence[str]], ready: Callable[[], bool]) -> int:
-    """Run all commands, each with its log in `logs/`, until SIGTERM or SIGINT; one that ends begins again after 2 s."""
+def supervise(
+    folder: Path, commands: Mapping[str, Sequence[str]], tend: Callable[[], None], why: Callable[[], str]
+) -> int:
+    """Run all commands, each with its log in `logs/`, until SIGTERM or SIGINT; one that ends begins again after 2 s.
+
+    tend: called five times a second. why: what may be wrong when a command ended, in words, or nothing.
+    """
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopping.append(received))
     running: dict[str, subprocess.Popen[bytes]] = {}
-    due, done = dict.fromkeys(commands, 0.0), False
+    due = dict.fromkeys(commands, 0.0)
     try:
         while not stopping:
             for name, command in commands.items():
                 process = running.get(name)
                 if process is not None and process.poll() is not None:
-                    print(f"thinwire: {name} ended with {process.returncode}; it is started again", file=sys.stderr)
+                    reason = why() or f"see {logs / name}.log"
+                    warn(f"{name} ended with {process.returncode} and is started again: {reason}")
                     due[name] = time.monotonic() + 2
                     del running[name]
                 if name not in running and time.monotonic() >= due[name]:
                     running[name] = launch(command, folder, logs / f"{name}.log")
-            done = done or ready()
+            tend()
             time.sleep(0.2)
     finally:
         for process in running.values():
             end(process)
     return 0
+
+
+def warn(text: str) -> None:
+    """To whoever looks after a command in the foreground."""
+    print(f"thinwire: {text}", file=sys.stderr, flush=True)
 
 
 def launch(command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -152,7 +161,7 @@ def answered(server: ServerFolder) -> bool:
     """Whether somebody listens on the server's port."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", server.link.port)) == 0
+        return probe.connect_ex(("127.0.0.1", server.link.listening)) == 0
 
 
 def free_port() -> int:
