@@ -25,7 +25,7 @@ def halted(place, recipe, tmp_path):  # noqa: F811
 
 
 def test_the_adapter_so_far_can_be_exported(halted, place, recipe, capsys):  # noqa: F811
-    assert main(["federation", "export", str(halted / "run"), "--output", str(halted / "out")]) == 0
+    assert main(["export", str(halted / "run"), "--to", str(halted / "out")]) == 0
     assert "after 2 rounds" in capsys.readouterr().out
     sites = {name: make_site(halted / "again" / name, name, place) for name in NAMES}
     horizon = recipe(run={"references": False}, federation={"rounds": 2}, train={"horizon": 4})

@@ -73,10 +73,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     forget.add_argument("folder", type=Path, metavar="SITE_DIR")
     forget.add_argument("--run", dest="id", metavar="NAME", help="the run's name in state/; none: all")
     forget.set_defaults(run=run_forget)
-    export = actions.add_parser("export", help="write the adapter of a run as far as it came, in PEFT's format")
-    export.add_argument("folder", type=Path, metavar="RUN_DIR")
-    export.add_argument("--output", type=Path, metavar="DIR", help="none: RUN_DIR/adapter")
-    export.set_defaults(run=run_export)
 
 
 def needs_flower() -> None:
@@ -226,22 +222,6 @@ def run_forget(options: argparse.Namespace) -> int:
     site = load_site(options.folder)
     for path in forget(site.folder, site.federation, options.id):
         print(f"deleted {path}")
-    return 0
-
-
-def run_export(options: argparse.Namespace) -> int:
-    from thinwire.report.live import silence_libraries
-
-    silence_libraries()
-    from thinwire.federation.server import open_run
-    from thinwire.federation.settings import Rules
-    from thinwire.simulation.directory import RunDirectory
-
-    directory = RunDirectory(options.folder)
-    run = open_run(directory.recipe(), directory, Rules(), lambda text: print(f"note: {text}", file=sys.stderr))
-    output = options.output or directory.adapter
-    run.setup.export(run.state.server.adapters, output)
-    print(f"{output}: the adapter after {run.state.round} rounds")
     return 0
 
 

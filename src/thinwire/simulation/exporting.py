@@ -54,9 +54,11 @@ def export_run(directory: RunDirectory, to: Path, rank: int | None = None, merge
 
 
 def head_of(recipe: Recipe, directory: RunDirectory) -> Head | None:
-    """The classifier's head, with the classes that the finished run found. Raises: ConfigError."""
+    """The classifier's head, with the recipe's classes or those that the finished run found. Raises: ConfigError."""
     if recipe.data.task == "text":
         return None
+    if recipe.data.labels:
+        return Head(recipe.data.task, recipe.data.labels, recipe.run.seed)
     path = directory.path / "summary.json"
     if not path.is_file():
         raise ConfigError(f"{directory.path}: the run is not finished: summary.json, which has the classes, is missing")
