@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from thinwire.engine import ClientState
 from thinwire.federation import audit
 from thinwire.federation.messages import Request
 from thinwire.federation.settings import load_site
+from thinwire.federation.site import Trainers
 from thinwire.federation.store import Saved, StoreError, forget, store
 from thinwire.settings import ConfigError
 
@@ -53,6 +55,17 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch, call):
     with pytest.raises(OSError, match="No space left"):
         kept.save(Saved(start_adapters()))
     monkeypatch.undo()
+    assert bits(kept.load(start_adapters())) == bits(saved())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_is_really_full_is_named_with_the_file(tmp_path):
+    kept = store(tmp_path, "words", "run-1")
+    kept.save(saved())
+    (kept.folder / ".state.safetensors.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        kept.save(Saved(start_adapters()))
+    assert str(kept.folder / "state.safetensors") in str(caught.value)
     assert bits(kept.load(start_adapters())) == bits(saved())
 
 
@@ -108,6 +121,19 @@ def test_nothing_leaves_when_the_log_cannot_be_written(recipe, sites, tmp_path, 
     monkeypatch.setattr(audit, "record", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         transport.exchange(coordinator.greet(transport.nodes()), 1)
+
+
+def test_a_reply_that_tells_a_defect_is_in_the_log_too(recipe, sites, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    transport = local(sites)
+    coordinator, told = opened(recipe(run={"references": False}), tmp_path / "run")
+    monkeypatch.setattr(Trainers, "hello", broken)
+    coordinator.meet(transport.exchange(coordinator.greet(transport.nodes()), 1))
+    assert all("RuntimeError: out of memory" in text for text in told)
+    lines = [json.loads(text) for text in (sites["beta"] / audit.FILE).read_text().splitlines()]
+    assert [line["problem"] for line in lines] == ["RuntimeError: out of memory"]
 
 
 def test_a_damaged_state_is_told_and_the_site_begins_anew(recipe, sites, tmp_path, caplog):

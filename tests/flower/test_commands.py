@@ -60,6 +60,15 @@ def test_a_server_that_does_not_run_is_an_error_without_a_traceback(tmp_path, ca
     assert "thinwire: the server says" in capsys.readouterr().err
 
 
+def test_a_run_that_the_server_does_not_take_leaves_no_directory(tmp_path, capsys):
+    folder = tmp_path / "f"
+    assert main(["federation", "init", str(folder), "--address", "localhost:1", "--sites", "a"]) == 0
+    assert main(["federation", "submit", str(folder / "server")]) == 1
+    assert "thinwire: the server says" in capsys.readouterr().err
+    assert not list((folder / "server" / "runs").iterdir())
+    assert not (folder / "server" / "going").exists()
+
+
 @pytest.mark.parametrize(("name", "word"), [("local", "nothing travels"), ("centralised", "nothing travels")])
 def test_what_cannot_run_across_sites_is_refused_before_it_is_sent(tmp_path, capsys, name, word):
     folder = tmp_path / "f"

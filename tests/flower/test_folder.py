@@ -96,6 +96,7 @@ def test_processes_use_tls_and_keys_and_stay_offline(folder, monkeypatch):
         (["--address", "server.example", "--sites", "a"], "--address 'server.example': allowed is HOST:PORT"),
         (["--address", "h:0", "--sites", "a"], "--address 'h:0'"),
         (["--address", "h:99999", "--sites", "a"], "--address 'h:99999'"),
+        (["--address", "h:1", "--sites", "a", "--port", "65536"], "--port 65536: allowed is 1 to 65535"),
         (["--address", "h:1", "--sites", "a", "a"], "--sites 'a': given twice"),
         (["--address", "h:1", "--sites", "../a"], "--sites '../a': allowed are letters"),
         (["--address", "h:1", "--sites", "a", "--name", "a b"], "--name 'a b'"),
@@ -119,6 +120,15 @@ def test_a_folder_that_is_none_is_an_error_without_a_traceback(tmp_path, capsys,
     code = main(["federation", command, str(tmp_path / "nothing")])
     printed = capsys.readouterr()
     assert code == 2 or (command == "stop" and "no trainer" in printed.out)
+
+
+def test_behind_a_proxy_the_server_listens_on_a_port_of_its_own(tmp_path):
+    words = ["--address", "server.example:8443", "--host", "127.0.0.1", "--port", "18443", "--sites", "a"]
+    assert main(["federation", "init", str(tmp_path / "f"), *words]) == 0
+    server = open_server(tmp_path / "f" / "server")
+    assert "--host 127.0.0.1 --port 18443" in " ".join(superlink(server))
+    assert server.link.local == "127.0.0.1:18443"
+    assert "--superlink server.example:8443" in " ".join(supernode(tmp_path / "f" / "sites" / "a"))
 
 
 def test_settings_of_the_server_are_checked(folder):

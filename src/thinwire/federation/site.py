@@ -49,6 +49,9 @@ class Trainers:
         except BudgetSpent as error:
             reply = replace(blank, problem=f"{SPENT}: {error}")
             LOG.warning("%s", reply.problem)
+        except Exception as error:  # a defect, or no memory: told, too, and the trainer goes on
+            reply = replace(blank, problem=f"{type(error).__name__}: {error}")
+            LOG.exception("round %d, %s", request.round, request.task)
         spent = private.spent(self.site.folder, self.federation, request.run)
         audit.record(self.site.folder, self.federation, reply, spent)
         return reply

@@ -56,7 +56,8 @@ class Store:
     folder: Path
 
     def save(self, saved: Saved) -> None:
-        """Replace the state, whole or not at all. Raises: OSError."""
+        """Replace the state, whole or not at all. Raises: OSError that names the file."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,9 @@ class Store:
         try:
             save_file(flatten(saved), writing, metadata={"thinwire": json.dumps(describe(saved))})
             flush(writing)
+        except SafetensorError as error:  # a full disk, in its words
+            writing.unlink(missing_ok=True)
+            raise OSError(f"{self.folder / STATE}: {error}") from error
         except BaseException:
             writing.unlink(missing_ok=True)
             raise

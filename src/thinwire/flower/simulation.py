@@ -16,15 +16,19 @@ from flwr.serverapp import Grid, ServerApp
 from thinwire.config import FederationConfig, Recipe
 from thinwire.data.load import load
 from thinwire.federation import handshake
-from thinwire.federation.drive import drive
+from thinwire.federation.coordinator import Coordinator
+from thinwire.federation.drive import drive, gather
+from thinwire.federation.messages import Reply
 from thinwire.federation.server import open_run
 from thinwire.federation.settings import Rules, Site
 from thinwire.federation.site import Trainers
 from thinwire.flower import records
 from thinwire.flower.grid import GridTransport
 from thinwire.flower.processes import OFFLINE
+from thinwire.settings import listed
 from thinwire.simulation.directory import RunDirectory, file_name
 from thinwire.simulation.figures import HeldOut
+from thinwire.simulation.rounds import RunStopped
 from thinwire.simulation.run import Watcher
 from thinwire.simulation.session import Session, device, open_session, set_threads
 
@@ -44,19 +48,29 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher) -> dict[str, 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            done.append(drive(coordinator, GridTransport(grid), recipe.federation.rounds))
+            done.append(play(coordinator, GridTransport(grid), names, recipe.federation.rounds))
         except Exception as error:  # Flower would swallow it
             done.append(error)
 
     threads = recipe.run.threads or 1
     gpus = 0.0 if device(recipe.run.device) == "cpu" else 1.0
     backend = {"client_resources": {"num_cpus": threads, "num_gpus": gpus}}
+    folder = str(directory.path.resolve() / "sites")
     with offline():
-        run_simulation(server, app_of(names, str(directory.path / "sites")), len(names), backend_config=backend)
+        run_simulation(server, app_of(names, folder), len(names), backend_config=backend)
     result = done[0]
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def play(coordinator: Coordinator, transport: GridTransport, names: list[str], rounds: int) -> dict[str, Any]:
+    """All rounds; the summary. Raises: RunStopped, also if a client cannot take part."""
+    gather(coordinator, transport)
+    if absent := sorted(set(names) - set(coordinator.members)):
+        reasons = sorted(set(coordinator.turned_away.values())) or ["no answer"]
+        raise RunStopped(f"{listed(absent)} cannot take part: {'; '.join(reasons)}")
+    return drive(coordinator, transport, rounds)
 
 
 def app_of(names: list[str], folder: str) -> ClientApp:
@@ -68,7 +82,11 @@ def app_of(names: list[str], folder: str) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         name = names[int(context.node_config["partition-id"])]
         trainers = Virtual(Site(Path(folder) / file_name(name), name, FEDERATION), FEDERATION)
-        return Message(records.content(trainers.answer(records.request(message.content))), reply_to=message)
+        asked = records.request(message.content)
+        if Path(folder).parent.is_dir():
+            return Message(records.content(trainers.answer(asked)), reply_to=message)
+        problem = f"{Path(folder).parent}: not on this machine; a Ray cluster needs it on a file system that all share"
+        return Message(records.content(Reply(asked.task, asked.run, name, problem=problem)), reply_to=message)
 
     return app
 
