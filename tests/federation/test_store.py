@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -58,14 +58,19 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch, call):
     assert bits(kept.load(start_adapters())) == bits(saved())
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_disk_that_is_really_full_is_named_with_the_file(tmp_path):
+def test_a_file_that_cannot_grow_is_named_and_leaves_the_state_before(tmp_path):
+    """The kernel refuses the bytes, as it does on a full disk; nothing is made up."""
     kept = store(tmp_path, "words", "run-1")
     kept.save(saved())
-    (kept.folder / ".state.safetensors.writing").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as caught:
-        kept.save(Saved(start_adapters()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            kept.save(Saved(start_adapters()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(kept.folder / "state.safetensors") in str(caught.value)
+    assert [path.name for path in kept.folder.iterdir()] == ["state.safetensors"]
     assert bits(kept.load(start_adapters())) == bits(saved())
 
 
