@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.slow, faults]
 REASONS = (
     "counted",
     "no thinwire payload",
-    "refused: run 4, expected 3",
+    "refused: run is 4, expected 3",
     "is not finite",
-    "refused: version 0, expected 4",
+    "refused: version is 0, expected 4",
     "its reply is of run 'fedsrd-0123456789abcdef'",
     "its reply is of round 0",
     "Flower reports",
@@ -36,7 +36,8 @@ def evil(federation):
     assert trainer.running(site) is None
     process = subprocess.Popen([sys.executable, evil_trainer.__file__, str(site)], env=ENVIRONMENT)
     wait((Path(site) / socket.FOLDER / socket.NAME).exists, "its socket")
-    yield process
+    yield
+    assert process.poll() is None, "it lied to the end"
     process.kill()
     process.wait()
 

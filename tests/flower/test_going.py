@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ def test_a_run_that_was_stopped_or_forgotten_is_not_submitted_again(flower, stat
     assert "is not submitted again" in flower.tend()[0]
     assert flower.tend() == []
     assert going.going(flower.server) == []
+
+
+def test_a_run_whose_directory_is_gone_is_forgotten(flower):
+    shutil.rmtree(flower.run)
+    assert flower.tend() == [f"{flower.run} is gone: run 100 is not submitted again"]
+    assert flower.tend() == []
 
 
 def test_a_finished_run_gets_flower_s_count_of_all_its_submissions(flower):

@@ -12,6 +12,7 @@ from typing import Any
 from thinwire.flower.folder import CA, ServerFolder, toml
 from thinwire.flower.processes import environment, program
 from thinwire.simulation.directory import RunDirectory, write_json
+from thinwire.simulation.files import write_whole
 
 CONNECTION, RUNS = "thinwire", "flower.json"
 
@@ -32,7 +33,12 @@ def flwr(server: ServerFolder, *arguments: str, timeout: float = 120.0) -> Any:
     """Flower's command with JSON output. Raises: ControlError."""
     connect(server)
     command, clean = [program("flwr"), *arguments, "--format", "json"], environment(home(server))
-    done = subprocess.run(command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    try:
+        done = subprocess.run(
+            command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise ControlError(f"no answer to flwr {arguments[0]} after {timeout:g} s") from None
     try:
         answer = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
@@ -51,9 +57,14 @@ def connect(server: ServerFolder) -> None:
     """Tell Flower's command line where the server is."""
     home(server).mkdir(exist_ok=True)
     connection = {"address": server.link.local, "root-certificates": str(server.path / CA)}
-    (home(server) / "config.toml").write_text(
-        toml({"superlink": {"default": CONNECTION}, f"superlink.{CONNECTION}": connection})
-    )
+    text = toml({"superlink": {"default": CONNECTION}, f"superlink.{CONNECTION}": connection})
+    put(home(server) / "config.toml", text)
+
+
+def put(path: Path, text: str) -> None:
+    """Make a file hold the text; one that does already is left alone, as another command may read it now."""
+    if not path.exists() or path.read_text() != text:
+        write_whole(path, text.encode())
 
 
 def register(server: ServerFolder) -> list[str]:
@@ -74,11 +85,11 @@ def submit(server: ServerFolder, output: Path) -> str:
     """Start the run in a directory, or go on with it; Flower's id, noted in the directory too. Raises: ControlError."""
     app = server.path / "app"
     app.mkdir(exist_ok=True)
-    (app / "pyproject.toml").write_text(toml(APP))
+    put(app / "pyproject.toml", toml(APP))
     for name, module in MODULES.items():
-        (app / f"{name}.py").write_text(f"import {module} as installed\n\napp = installed.app\n")
-    settings = app.parent / "submitted.toml"
-    settings.write_text(toml({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
+        put(app / f"{name}.py", f"import {module} as installed\n\napp = installed.app\n")
+    settings = output / "submitted.toml"
+    put(settings, toml({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
     run = str(flwr(server, "run", str(app), CONNECTION, "--run-config", str(settings))["run-id"])
     write_json(output / RUNS, [*flower_runs(output), run])
     return run

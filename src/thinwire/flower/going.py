@@ -61,6 +61,10 @@ def drop(server: ServerFolder, run: str) -> None:
 
 def tend(server: ServerFolder, tell: Callable[[str], None]) -> None:
     """Submit again what was interrupted, close what is finished. Raises: ControlError if the server does not answer."""
+    for entry in going(server):
+        if not (Path(entry.output) / "config.json").exists():
+            tell(f"{entry.output} is gone: run {entry.run} is not submitted again")
+            drop(server, entry.run)
     quiet = [entry for entry in going(server) if not played(Path(entry.output))]
     runs = control.runs(server) if quiet else []
     statuses = {str(run["run-id"]): str(run["status"]) for run in runs}
@@ -133,7 +137,7 @@ class Keeper:
             self.greet(control.register(self.server))
             tend(self.server, warn)
             self.due = time.monotonic() + PAUSE
-        except control.ControlError as error:
+        except (control.ControlError, ConfigError, OSError) as error:
             warn(f"{'the server says' if self.open else 'not ready yet'}: {error}")
             self.due = time.monotonic() + 1
 
