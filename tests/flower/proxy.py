@@ -15,9 +15,9 @@ HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length"
 
 
 @contextmanager
-def proxy(port: int, upstream: int, folder: Path) -> Iterator[list[tuple[int, str]]]:
-    """Listen on `port` with the certificate in `folder`, pass to `upstream`; (status, path) of every request so far."""
-    seen: list[tuple[int, str]] = []
+def proxy(port: int, upstream: int, folder: Path) -> Iterator[list[tuple[bool, str]]]:
+    """Listen on `port` as the server in `folder`, pass to `upstream`; of every request: was it passed, and its path."""
+    seen: list[tuple[bool, str]] = []
     trust = ssl.create_default_context(cafile=str(folder / "ca.crt"))
 
     class Handler(BaseHTTPRequestHandler):
@@ -25,8 +25,9 @@ def proxy(port: int, upstream: int, folder: Path) -> Iterator[list[tuple[int, st
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, headers, content = self.passed(body) if self.path.startswith(ALLOWED) else (403, [], b"")
-            seen.append((status, self.path))
+            allowed = self.path.startswith(ALLOWED)
+            seen.append((allowed, self.path))
+            status, headers, content = self.passed(body) if allowed else (403, [], b"")
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
