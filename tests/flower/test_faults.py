@@ -14,8 +14,9 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
-from tests.flower.conftest import OWNERS
+from tests.flower.conftest import OWNERS, ROUNDS
 from tests.flower.processes import ask, faults, wait
+from tests.simulation.conftest import perform
 from thinwire.federation import trainer
 
 pytestmark = [pytest.mark.slow, faults]
@@ -49,6 +50,19 @@ def test_whatever_is_killed_the_run_ends_the_same(federation, straight, victim):
     if victim == "serverapp":
         assert "was interrupted after round" in federation.said("server")
         assert len(json.loads((run / "flower.json").read_text())) == 2
+
+
+def test_under_privacy_a_killed_trainer_ends_the_same_and_counts_once(federation, recipe, tmp_path):
+    """With the run's seed, so that there is a run to compare with; alpha's trainer dies while it trains."""
+    privacy = {"level": "example", "clip": 0.5, "delta": 1e-3, "noise_multiplier": 2.0}
+    expected = perform(recipe(**ROUNDS, data={"clients": list(OWNERS)}, privacy=privacy), tmp_path / "straight")
+    changes = [word for key, value in privacy.items() for word in ("--set", f"privacy.{key}={value}")]
+    run = federation.submit("--output", federation.folder / "private", *changes)
+    alpha_trains(federation)
+    os.kill(trainer.running(federation.site("alpha")), signal.SIGKILL)
+    assert federation.finished(run) == expected.adapter
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["privacy"]["clients"] == expected.summary["privacy"]["clients"]
 
 
 def test_a_power_cut_in_mid_run_changes_nothing(federation, straight):
