@@ -67,8 +67,8 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher) -> dict[str, 
 def play(coordinator: Coordinator, transport: GridTransport, names: list[str], rounds: int) -> dict[str, Any]:
     """All rounds; the summary. Raises: RunStopped, also if a client cannot take part."""
     gather(coordinator, transport)
-    if absent := sorted(set(names) - set(coordinator.members)):
-        reasons = sorted(set(coordinator.turned_away.values())) or ["no answer"]
+    if absent := sorted(set(names) - set(coordinator.members.nodes)):
+        reasons = sorted(set(coordinator.members.turned_away.values())) or ["no answer"]
         raise RunStopped(f"{listed(absent)} cannot take part: {'; '.join(reasons)}")
     return drive(coordinator, transport, rounds)
 
