@@ -125,7 +125,7 @@ def test_nothing_leaves_when_the_log_cannot_be_written(recipe, sites, tmp_path, 
     coordinator, _ = opened(recipe(run={"references": False}), tmp_path / "run")
     monkeypatch.setattr(audit, "record", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space left"):
-        transport.exchange(coordinator.greet(transport.nodes()), 1)
+        transport.exchange(coordinator.members.greet(transport.nodes(), 0), 1)
 
 
 def test_a_reply_that_tells_a_defect_is_in_the_log_too(recipe, sites, tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_reply_that_tells_a_defect_is_in_the_log_too(recipe, sites, tmp_path, 
     transport = local(sites)
     coordinator, told = opened(recipe(run={"references": False}), tmp_path / "run")
     monkeypatch.setattr(Trainers, "hello", broken)
-    coordinator.meet(transport.exchange(coordinator.greet(transport.nodes()), 1))
+    coordinator.meet(transport.exchange(coordinator.members.greet(transport.nodes(), 0), 1))
     assert all("RuntimeError: out of memory" in text for text in told)
     lines = [json.loads(text) for text in (sites["beta"] / audit.FILE).read_text().splitlines()]
     assert [line["problem"] for line in lines] == ["RuntimeError: out of memory"]
