@@ -18,7 +18,9 @@ from thinwire.settings import ConfigError
 from thinwire.simulation.directory import write_json
 from thinwire.simulation.files import write_whole
 
-FOLDER, LOCK, PAUSE = "going", "lock", 15.0
+FOLDER, LOCK, HOPELESS, PAUSE = "going", "lock", "hopeless", 15.0
+"""Markers of submitted runs; of a run directory: the lock, and why another try would end the same. Seconds."""
+
 TRIES = 3
 """How often a run is submitted again without a round more that counted."""
 
@@ -43,6 +45,7 @@ def going(server: ServerFolder) -> list[Going]:
 
 def begin(server: ServerFolder, output: Path, tries: int = 0) -> str:
     """Submit the run in a directory and remember it; Flower's id. Raises: ControlError."""
+    (output / HOPELESS).unlink(missing_ok=True)
     run = control.submit(server, output)
     entry = Going(run, str(output.resolve()), control.progress(output)["round"], tries)
     folder = server.path / FOLDER
@@ -74,6 +77,9 @@ def tend(server: ServerFolder, tell: Callable[[str], None]) -> None:
             continue
         if (output / "summary.json").exists():
             close(output, runs)
+            drop(server, entry.run)
+        elif (output / HOPELESS).exists():
+            tell(f"{output}: {(output / HOPELESS).read_text()}; it is not submitted again")
             drop(server, entry.run)
         elif entry.run not in statuses or status == "finished:stopped":
             tell(f"run {entry.run} is {status}: {output} is not submitted again")

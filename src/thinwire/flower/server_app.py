@@ -14,12 +14,12 @@ from flwr.serverapp import Grid, ServerApp
 from thinwire.federation.drive import drive
 from thinwire.federation.server import open_run
 from thinwire.federation.settings import Rules
-from thinwire.flower.going import playing
+from thinwire.flower.going import HOPELESS, playing
 from thinwire.flower.grid import GridTransport
 from thinwire.report.live import silence_libraries
 from thinwire.settings import ConfigError, build
 from thinwire.simulation.directory import RunDirectory
-from thinwire.simulation.rounds import RunStopped
+from thinwire.simulation.rounds import Diverged, RunStopped
 
 app = ServerApp()
 
@@ -44,4 +44,6 @@ def main(grid: Grid, context: Context) -> None:
             drive(coordinator, GridTransport(grid), recipe.federation.rounds)
         except (RunStopped, ConfigError) as error:
             tell(f"stopped: {error}")
+            if isinstance(error, Diverged | ConfigError):
+                (directory.path / HOPELESS).write_text(str(error))
             raise
