@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "thinwire", "federation", *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(thinwire.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+def environment(threads: int = 1) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(thinwire.__file__).parents[1]), "OMP_NUM_THREADS": str(threads)}
 
 
 def ask(*arguments: object) -> str:
@@ -78,11 +78,15 @@ def create(folder: Path, count: int, host: str = "localhost") -> Federation:
 
 @contextmanager
 def running(made: Federation, inside: Sequence[str] = ()) -> Iterator[None]:
-    """All processes, until every site is online. inside: words before a site's command."""
-    log = (made.folder / "processes.log").open("ab")
-    parts = [command("serve", made.folder / "server")]
-    parts += [[*inside, *command("join", made.site(name))] for name in made.sites]
-    started = [subprocess.Popen(part, env=environment(), stdout=log, stderr=log) for part in parts]
+    """All processes, until every site is online; the server may use all cores, the sites share them.
+
+    inside: words before a site's command.
+    """
+    log, cores = (made.folder / "processes.log").open("ab"), os.cpu_count() or 1
+    parts = [(command("serve", made.folder / "server"), environment(cores))]
+    share = environment(max(1, cores // len(made.sites)))
+    parts += [([*inside, *command("join", made.site(name))], share) for name in made.sites]
+    started = [subprocess.Popen(part, env=clean, stdout=log, stderr=log) for part, clean in parts]
     try:
         while True:
             status = [*command("status", made.folder / "server")]
@@ -152,26 +156,36 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
-def memory(made: Federation) -> dict[str, float]:
-    """Megabytes that the federation's processes have held at most so far, by kind, the largest of each."""
-    found: dict[str, float] = {}
+def processes(made: Federation) -> Iterator[tuple[str, Path]]:
+    """Kind and folder under /proc of the federation's processes."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().decode().replace("\0", " ")
-            if not any(mark in words for mark in KINDS) or str(made.folder) not in words + home(path):
-                continue
-            status = (path / "status").read_text()
+            kind = next((kind for mark, kind in KINDS.items() if mark in words), "")
+            if kind and str(made.folder) in words + (path / "environ").read_bytes().decode():
+                yield kind, path
         except (OSError, ValueError):
             continue
-        kind = next(kind for mark, kind in KINDS.items() if mark in words)
-        if "VmHWM:" in status:
-            found[kind] = max(found.get(kind, 0.0), int(status.split("VmHWM:")[1].split()[0]) / 1000)
+
+
+def memory(made: Federation) -> dict[str, float]:
+    """Megabytes that the federation's processes have held at most so far, by kind, the largest of each."""
+    found: dict[str, float] = {}
+    for kind, path in processes(made):
+        with suppress(OSError, IndexError):
+            peak = int((path / "status").read_text().split("VmHWM:")[1].split()[0]) / 1000
+            found[kind] = max(found.get(kind, 0.0), peak)
     return found
 
 
-def home(process: Path) -> str:
-    """The environment of a process."""
-    return (process / "environ").read_bytes().decode()
+def cpu(made: Federation) -> float:
+    """Seconds of computing that the federation's processes have used so far."""
+    ticks = 0
+    for _, path in processes(made):
+        with suppress(OSError):
+            words = (path / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def crossed(made: Federation, moments: Sequence[float]) -> list[tuple[int, int]]:

@@ -3,9 +3,9 @@
     python benchmarks/links.py --payload embedded --sites 4 --megabits 20 --round-trip 50 --rounds 4
 
 Each site's SuperNode reaches the SuperLink over a link of its own (relay.py). Both sides pretend the same training, so
-that what differs is what travels. Payloads: `embedded`, the LoRA of thinwire's own base at its default rank; `3b`, rank 64
-on all linear modules of Llama-3.2-3B, 97 million values; `tiny`, to try it out. One run is one JSON line of RESULTS; a run
-of the same payload, side and link takes the old one's place. `--plot` draws the lines that are there.
+that what differs is what travels. Payloads: `embedded`, the LoRA of thinwire's own base at its default rank; `3b`, rank
+64 on all linear modules of Llama-3.2-3B, 97 million values; `tiny`, to try it out. One run is one JSON line of RESULTS;
+a run of the same payload, side and link takes the old one's place. `--plot` draws the lines that are there.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def measure(given: argparse.Namespace, side: str, folder: Path) -> dict[str, Any
         "values": values,
         "load_before": round(load, 2),
         "rounds": rounds,
-        "payload": given.payload,
         "payload_bytes": {"up": sum(up for up, _ in own), "down": sum(down for _, down in own)},
         "flower_bytes": found["traffic"],
         "link_bytes": {"up": after[0] - before[0], "down": after[1] - before[1]},

@@ -2,8 +2,8 @@
 
     python benchmarks/relay.py --listen 9001 --to 127.0.0.1:8443 --megabits 20 --round-trip 50 --log link.log
 
-All connections share the link, each direction by itself. TLS passes through as it is. A connection's first byte waits one
-round trip, as TCP's handshake would make it. The link loses nothing and knows no slow start. The log gets a line
+All connections share the link, each direction by itself. TLS passes through as it is. A connection's first byte waits
+one round trip, as TCP's handshake would make it. The link loses nothing and knows no slow start. The log gets a line
 `time up down` (bytes so far, as they arrive) after every 50 ms in which something passed.
 """
 

@@ -12,9 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from relay import Lane, link, passed  # noqa: E402
+from relay import Lane, link, passed
 
-from thinwire.flower.processes import free_port  # noqa: E402
+from thinwire.flower.processes import free_port
 
 MEGABITS, ROUND_TRIP = 20.0, 50.0
 
@@ -42,10 +42,10 @@ def echo(tmp_path):
                 connection.sendall(data)
 
     threading.Thread(target=accept, daemon=True).start()
-    with link(port, server.getsockname()[1], log, MEGABITS, ROUND_TRIP):
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.settimeout(5)
-            yield client, log
+    shaped = link(port, server.getsockname()[1], log, MEGABITS, ROUND_TRIP)
+    with shaped, socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(5)
+        yield client, log
 
 
 def receive(client, size):
