@@ -169,6 +169,15 @@ def test_quantile_is_torch_quantile(rate):
     assert quantile(scores, rate) == pytest.approx(float(torch.quantile(scores.double(), rate)), rel=1e-6)
 
 
+@pytest.mark.parametrize("scores", [[3.0], [0.0, 0.0, 0.0, 7.0], [5.0, 1.0, 4.0, 2.0, 3.0]])
+def test_quantile_lies_between_sorted_scores(scores):
+    ordered = sorted(scores)
+    for rate in (0.0, 0.25, 0.5, 0.6, 1.0):
+        place = rate * (len(scores) - 1)
+        low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+        assert quantile(torch.tensor(scores), rate) == low + (high - low) * (place - math.floor(place))
+
+
 def test_rescaling_keeps_the_sum_of_sizes():
     leaves, _ = compress(CHANGE, [ImportanceDrop(KurtosisRate(0.9, 0.0, 0.0), True)], LINK, {})
     for key, leaf in leaves.items():

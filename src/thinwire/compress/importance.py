@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,10 +93,9 @@ def above(values: Tensor, scores: Tensor, limit: float) -> Leaf:
 
 def quantile(scores: Tensor, rate: float) -> float:
     """The quantile at `rate`, by linear interpolation between the two nearest scores; for tensors of any size."""
-    flat = scores.reshape(-1)
-    place = rate * (flat.numel() - 1)
-    low = float(flat.kthvalue(math.floor(place) + 1).values)
-    high = float(flat.kthvalue(math.ceil(place) + 1).values)
+    place = rate * (scores.numel() - 1)
+    around = [math.floor(place), math.ceil(place)]
+    low, high = np.partition(scores.reshape(-1).cpu().numpy(), around)[around].tolist()
     return low + (high - low) * (place - math.floor(place))
 
 
