@@ -1,0 +1,54 @@
+"""The picture of the links benchmark: seconds a round by link, for both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+BARS = (
+    ("plain", False, "FedIT bfloat16, Flower alone: a round", "tab:grey"),
+    ("thin", True, "thinwire FedSRD: first round (hello, state)", "tab:cyan"),
+    ("thin", False, "thinwire FedSRD: later rounds", "tab:blue"),
+)
+
+
+def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each payload, a group of bars for each link."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    payloads = sorted({line["payload"] for line in lines}, key=lambda name: name == "3b")
+    figure, panels = plt.subplots(1, len(payloads), figsize=(5.5 * len(payloads), 4.5), layout="constrained")
+    for axes, payload in zip([panels] if len(payloads) == 1 else panels, payloads, strict=True):
+        draw(axes, [line for line in lines if line["payload"] == payload])
+    figure.suptitle("Seconds a round over links of one site each", fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def draw(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
+    links = sorted({(line["megabits"], line["round_trip_ms"]) for line in lines})
+    for at, (side, first, label, colour) in enumerate(BARS):
+        heights = [seconds(lines, link, side, first) for link in links]
+        places = [place + 0.27 * (at - 1) for place in range(len(links))]
+        bars = axes.bar(places, heights, 0.25, color=colour, label=label)
+        axes.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=8)
+    axes.set_xticks(range(len(links)), [f"{rate:g} Mbit/s, {delay:g} ms" for rate, delay in links], fontsize=8)
+    axes.set(ylabel="seconds a round")
+    one = lines[0]
+    axes.set_title(f"{one['payload']}: {one['values'] / 1e6:.2f} million values, {one['sites']} sites", fontsize=10)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def seconds(lines: Sequence[dict[str, Any]], link: tuple[float, float], side: str, first: bool) -> float:
+    """Mean seconds of the first round, or of the later ones; nothing if there was no such run."""
+    for line in lines:
+        if (line["megabits"], line["round_trip_ms"]) == link and line["side"] == side:
+            rounds = line["rounds"][:1] if first else line["rounds"][1:]
+            return mean(each["seconds"] for each in rounds)
+    return 0.0
