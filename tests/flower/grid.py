@@ -24,6 +24,7 @@ class LocalGrid(Grid):
     bytes: int = 0
     log: list[Message] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)
+    waiting: dict[str, Message] = field(default_factory=dict)
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -36,10 +37,16 @@ class LocalGrid(Grid):
         raise NotImplementedError
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
+        names = []
+        for message in messages:
+            names.append(message.object_id)
+            for reply in self.send_and_receive([message]):
+                reply.metadata.__dict__["_reply_to_message_id"] = names[-1]
+                self.waiting[names[-1]] = reply
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
+        return [self.waiting.pop(name) for name in message_ids if name in self.waiting]
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.apps)

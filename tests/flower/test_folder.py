@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from thinwire.cli import main
 from thinwire.flower.folder import open_link, open_server
-from thinwire.flower.processes import OFFLINE, environment, superlink, supernode
+from thinwire.flower.processes import OFFLINE, PACE, environment, superlink, supernode
 from thinwire.settings import ConfigError
 
 SITES = ("north", "south")
@@ -83,9 +83,9 @@ def test_processes_use_tls_and_keys_and_stay_offline(folder, monkeypatch):
     assert "--insecure" not in node
     assert "--auth-supernode-private-key" in node
     assert "--root-certificates" in node
-    for name in OFFLINE:
+    for name in OFFLINE | PACE:
         monkeypatch.delenv(name, raising=False)
-    assert environment(folder).items() >= OFFLINE.items()
+    assert environment(folder).items() >= (OFFLINE | PACE).items()
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert environment(folder)["FLWR_TELEMETRY_ENABLED"] == "1", "the user may say otherwise"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from thinwire.flower import records
 SCORING = ("evaluate", "test")
 """Tasks that go to a ClientApp's evaluate function; the others go to train."""
 
+PAUSE = 0.2
+"""Seconds between looks for replies; Flower's own loop sleeps for three."""
+
 
 @dataclass(frozen=True)
 class GridTransport:
@@ -26,9 +30,15 @@ class GridTransport:
         return list(self.grid.get_node_ids())
 
     def exchange(self, requests: Mapping[int, Request], seconds: float) -> Replies:
-        if not requests:
-            return {}
-        return received(self.grid.send_and_receive(outgoing(requests, seconds), timeout=seconds))
+        end = time.monotonic() + seconds
+        waiting = set(self.grid.push_messages(outgoing(requests, seconds))) - {None}
+        replies: list[Message] = []
+        while waiting and time.monotonic() < end:
+            came = list(self.grid.pull_messages(waiting))
+            replies += came
+            waiting -= {message.metadata.reply_to_message_id for message in came}
+            time.sleep(PAUSE if waiting else 0)
+        return received(replies)
 
 
 def outgoing(requests: Mapping[int, Request], seconds: float | None = None) -> list[Message]:
