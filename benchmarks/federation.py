@@ -116,30 +116,49 @@ def links(made: Federation, megabits: float, round_trip: float) -> Iterator[None
 def play(made: Federation, side: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A run of the apps `SIDE_server` and `SIDE_client`: its lines, Flower's count, and the largest processes in MB."""
     output = made.folder / f"{side}-{len(list(made.folder.glob('*')))}"
-    app = shutil.copytree(APPS, output / "app", ignore=shutil.ignore_patterns("__pycache__"))
     values = {"nodes": len(made.sites), "output": str(output), **settings}
+    number = control.flwr(made.server, "run", str(app(output, side, values)), control.CONNECTION)["run-id"]
+    stamps = output / "stamps.jsonl"
+    peak = watched(made, number, stamps)
+    while not ended(made, number):
+        time.sleep(1)
+    return {"output": output, "lines": lines(stamps), "traffic": traffic(made, number), "megabytes": peak}
+
+
+def app(output: Path, side: str, values: Mapping[str, Any]) -> Path:
+    """The folder of a Flower app with these settings."""
+    folder = shutil.copytree(APPS, output / "app", ignore=shutil.ignore_patterns("__pycache__"))
     table = {
         "project": {"name": f"bench-{side}", "version": "1.0.0", "description": "a benchmark"},
         "tool.flwr.app": {"publisher": "thinwire"},
         "tool.flwr.app.components": {"serverapp": f"{side}_server:app", "clientapp": f"{side}_client:app"},
-        "tool.flwr.app.config": values,
+        "tool.flwr.app.config": dict(values),
     }
-    (app / "pyproject.toml").write_text(toml(table))
-    number = control.flwr(made.server, "run", str(app), control.CONNECTION)["run-id"]
-    stamps, peak = output / "stamps.jsonl", {}
+    (folder / "pyproject.toml").write_text(toml(table))
+    return folder
+
+
+def watched(made: Federation, number: object, stamps: Path) -> dict[str, float]:
+    """The largest processes until the ServerApp says that it is done. Raises: RuntimeError if it fails before."""
+    peak: dict[str, float] = {}
     looked = time.monotonic()
-    while not stamps.exists() or '"done"' not in stamps.read_text():
+    while not done(stamps):
         for kind, size in memory(made).items():
             peak[kind] = max(peak.get(kind, 0.0), size)
         time.sleep(0.5)
-        if time.monotonic() - looked > 30:
+        if time.monotonic() > looked + 30:
             looked = time.monotonic()
-            status = str(run_of(made, number)["status"])
-            if status.startswith("finished") and '"done"' not in stamps.read_text():
-                raise RuntimeError(f"{side}: {status}; see {made.folder / 'server' / 'logs'}")
-    while not str(run_of(made, number)["status"]).startswith("finished"):
-        time.sleep(1)
-    return {"output": output, "lines": lines(stamps), "traffic": traffic(made, number), "megabytes": peak}
+            if ended(made, number) and not done(stamps):
+                raise RuntimeError(f"the run failed; see {made.server.path / 'logs'}")
+    return peak
+
+
+def done(stamps: Path) -> bool:
+    return any(line["what"] == "done" for line in lines(stamps))
+
+
+def ended(made: Federation, number: object) -> bool:
+    return str(run_of(made, number)["status"]).startswith("finished")
 
 
 def run_of(made: Federation, number: object) -> dict[str, Any]:
