@@ -2,10 +2,12 @@
 
     python benchmarks/links.py --payload embedded --sites 4 --megabits 20 --round-trip 50 --rounds 4
 
-Each site's SuperNode reaches the SuperLink over a link of its own (relay.py). Both sides pretend the same training, so
-that what differs is what travels. Payloads: `embedded`, the LoRA of thinwire's own base at its default rank; `3b`, rank
-64 on all linear modules of Llama-3.2-3B, 97 million values; `tiny`, to try it out. One run is one JSON line of RESULTS;
-a run of the same payload, side and link takes the old one's place. `--plot` draws the lines that are there.
+Each site's SuperNode reaches the SuperLink over a link of its own (relay.py). All sides pretend the same training, so
+that what differs is what travels. Sides: `plain`, FedAvg of uint16 arrays, one for each tensor, as a user's state dict
+becomes them; `joined`, the same values as one array; `thin`, thinwire's Strategy and mod. Payloads: `embedded`, the
+LoRA of thinwire's own base at its default rank; `3b`, rank 64 on all linear modules of Llama-3.2-3B, 97 million values;
+`tiny`, to try it out. One run is one JSON line of RESULTS; a run of the same payload, side and link takes the old one's
+place. `--plot` draws the lines that are there.
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ import federation
 from federation import Federation
 
 RESULTS = Path(__file__).parent / "results" / "links.jsonl"
-SIDES = {"plain": "", "thin": "fedsrd"}
+SIDES = {"plain": "plain", "joined": "plain", "thin": "thin"}
+"""Side -> its apps."""
 Shapes = dict[str, tuple[int, int]]
+
+
+def joined(shapes: Shapes) -> Shapes:
+    """One array of as many values."""
+    return {"lora_A": (sum(rows * columns for rows, columns in shapes.values()) // 64, 64)}
 
 
 def shapes_of(payload: str) -> Shapes:
@@ -69,12 +77,13 @@ def measure(given: argparse.Namespace, side: str, folder: Path) -> dict[str, Any
     """One run of one side over links of its own."""
     made = federation.create(folder / side, given.sites)
     shapes = made.folder / "shapes.json"
-    shapes.write_text(json.dumps(shapes_of(given.payload)))
-    values = sum(rows * columns for rows, columns in shapes_of(given.payload).values())
-    settings = {"rounds": given.rounds, "shapes": str(shapes), "method": SIDES[side]}
+    tensors = joined(shapes_of(given.payload)) if side == "joined" else shapes_of(given.payload)
+    shapes.write_text(json.dumps(tensors))
+    values = sum(rows * columns for rows, columns in tensors.values())
+    settings = {"rounds": given.rounds, "shapes": str(shapes), "method": "fedsrd"}
     with federation.links(made, given.megabits, given.round_trip), federation.running(made):
         began, load = time.time(), os.getloadavg()[0]
-        found = federation.play(made, side, settings)
+        found = federation.play(made, SIDES[side], settings)
         ended = time.time()
         time.sleep(5)
         idle = rate(federation.crossed(made, [ended, ended + 4.9]), 4.9 * given.sites)
@@ -139,7 +148,7 @@ def table(made: Federation, found: dict[str, Any], ended: float) -> list[dict[st
 
 def payloads(output: Path, given: argparse.Namespace, side: str, values: int) -> list[tuple[int, int]]:
     """Bytes of the payloads by round, up and down, all sites together."""
-    if side == "plain":
+    if SIDES[side] == "plain":
         return [(2 * values * given.sites,) * 2] * given.rounds
     lines = federation.lines(output / "run" / "metrics.jsonl")
     return [
@@ -158,7 +167,7 @@ def keep(line: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--payload", choices=("tiny", "embedded", "3b"), default="embedded")
-    parser.add_argument("--side", choices=tuple(SIDES), help="none: both")
+    parser.add_argument("--side", choices=tuple(SIDES), help="none: all")
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--megabits", type=float, default=20.0, help="a second, each way, of each site's link")

@@ -8,9 +8,10 @@ from statistics import mean
 from typing import Any
 
 BARS = (
-    ("plain", False, "FedIT bfloat16, Flower alone: a round", "tab:grey"),
-    ("thin", True, "thinwire FedSRD: first round (hello, state)", "tab:cyan"),
-    ("thin", False, "thinwire FedSRD: later rounds", "tab:blue"),
+    ("plain", False, "Flower alone, FedIT in bfloat16, an array for each tensor", "tab:grey"),
+    ("joined", False, "the same values as one array", "silver"),
+    ("thin", True, "thinwire, FedSRD: the first round (hello, state)", "tab:cyan"),
+    ("thin", False, "thinwire, FedSRD: a later round", "tab:blue"),
 )
 
 
@@ -34,8 +35,8 @@ def draw(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
     links = sorted({(line["megabits"], line["round_trip_ms"]) for line in lines})
     for at, (side, first, label, colour) in enumerate(BARS):
         heights = [seconds(lines, link, side, first) for link in links]
-        places = [place + 0.27 * (at - 1) for place in range(len(links))]
-        bars = axes.bar(places, heights, 0.25, color=colour, label=label)
+        places = [place + 0.22 * (at - 1.5) for place in range(len(links))]
+        bars = axes.bar(places, heights, 0.2, color=colour, label=label)
         axes.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=8)
     axes.set_xticks(range(len(links)), [f"{rate:g} Mbit/s, {delay:g} ms" for rate, delay in links], fontsize=8)
     axes.set(ylabel="seconds a round")
