@@ -26,7 +26,8 @@ def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
     figure, panels = plt.subplots(1, len(payloads), figsize=(5.5 * len(payloads), 4.5), layout="constrained")
     for axes, payload in zip([panels] if len(payloads) == 1 else panels, payloads, strict=True):
         draw(axes, [line for line in lines if line["payload"] == payload])
-    figure.suptitle("Seconds a round over links of one site each", fontsize=11)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle("Seconds a round; each site has a link of its own", fontsize=11)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -43,7 +44,6 @@ def draw(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
     one = lines[0]
     axes.set_title(f"{one['payload']}: {one['values'] / 1e6:.2f} million values, {one['sites']} sites", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def seconds(lines: Sequence[dict[str, Any]], link: tuple[float, float], side: str, first: bool) -> float:
