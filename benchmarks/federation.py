@@ -80,8 +80,9 @@ def create(folder: Path, count: int, host: str = "localhost") -> Federation:
 def running(made: Federation, inside: Sequence[str] = ()) -> Iterator[None]:
     """All processes, until every site is online; the server may use all cores, the sites share them.
 
-    inside: words before a site's command.
+    inside: words before a site's command. Raises: TimeoutError after five minutes.
     """
+    end = time.monotonic() + 300
     log, cores = (made.folder / "processes.log").open("ab"), os.cpu_count() or 1
     parts = [(command("serve", made.folder / "server"), environment(cores))]
     share = environment(max(1, cores // len(made.sites)))
@@ -93,6 +94,8 @@ def running(made: Federation, inside: Sequence[str] = ()) -> Iterator[None]:
             done = subprocess.run(status, env=environment(), capture_output=True, text=True)
             if done.stdout.count("online") == len(made.sites):
                 break
+            if time.monotonic() > end:
+                raise TimeoutError(f"not all sites are online; see {made.folder / 'processes.log'}")
             time.sleep(1)
         yield
     finally:
@@ -108,7 +111,7 @@ def links(made: Federation, megabits: float, round_trip: float) -> Iterator[None
     with ExitStack() as stack:
         for name in made.sites:
             port, path = free_port(), made.site(name) / LINK
-            stack.enter_context(link(port, made.server.link.port, made.log(name), megabits, round_trip))
+            stack.enter_context(link(port, made.server.link.listening, made.log(name), megabits, round_trip))
             path.write_text(path.read_text().replace(made.server.link.address, f"localhost:{port}"))
         yield
 
