@@ -165,7 +165,7 @@ def test_a_model_that_is_gone_is_named_on_resume(half, capsys):
 
 
 def started(recipe: Path | None, folder: Path) -> subprocess.Popen[str]:
-    """`thinwire run` as a process of its own."""
+    """`thinwire run` as a process of its own, which hears SIGINT also where the tests run in the background."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(thinwire.__file__).parents[1])}
     what = [str(recipe), "--set", "run.references=false", "--output"] if recipe else ["--resume"]
     return subprocess.Popen(
@@ -174,6 +174,7 @@ def started(recipe: Path | None, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
