@@ -23,9 +23,10 @@ from typing import Any
 from thinwire.config import load_recipe
 from thinwire.engine import begin
 from thinwire.report.live import silence_libraries
-from thinwire.simulation import checkpoint
-from thinwire.simulation.rounds import play, start
+from thinwire.simulation.rounds import play
 from thinwire.simulation.session import open_session
+from thinwire.storage import checkpoint
+from thinwire.storage.state import start
 
 RESULTS = Path(__file__).parent / "results" / "many_clients.jsonl"
 
@@ -47,7 +48,7 @@ def measure(changes: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     settings = load_recipe(None, changes)
     session = open_session(settings)
     federation = session.federation(session.method())
-    state = start(federation, begin(session.start, settings.run.seed))
+    state = start(begin(session.start, settings.run.seed), (client.name for client in federation.clients))
     before: dict[Path, tuple[int, int]] = {}
     for number in range(settings.federation.rounds):
         began = time.perf_counter()

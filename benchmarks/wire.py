@@ -43,6 +43,7 @@ from thinwire.lowrank import LowRank
 from thinwire.payload import Leaf, Leaves, Listed, Payload, dense, sparse
 from thinwire.simulation import rounds
 from thinwire.simulation.session import open_session
+from thinwire.storage.state import start as start_of
 from thinwire.wire import pack, positions, unpack
 from thinwire.wire.bound import bound_bits, global_bits
 
@@ -242,7 +243,7 @@ def played(changes: tuple[str, ...], number: int, steps: int) -> tuple[list[Payl
     recipe = load_recipe(None, [*SETTINGS, f"federation.rounds={number}", f"train.steps={steps}", *changes])
     session = open_session(recipe)
     federation = session.federation(session.method())
-    state = rounds.start(federation, begin(session.start, recipe.run.seed, session.initial))
+    state = start_of(begin(session.start, recipe.run.seed, session.initial), (c.name for c in federation.clients))
     sent: list[bytes] = []
 
     def collect(server_of: Any, server: Any, present: Any, sendings: Any, ctx: Any) -> Any:

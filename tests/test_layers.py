@@ -39,6 +39,21 @@ def rooms(path: Path) -> set[str]:
     return {room for room in found if (ROOT / room).is_dir() or (ROOT / f"{room}.py").is_file()}
 
 
+def printed() -> list[str]:
+    """The rooms in the order that architecture.md prints."""
+    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = page.split("src/thinwire/\n", 1)[1].split("```", 1)[0]
+    return [line.split()[0].removesuffix(".py").rstrip("/") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_room_imports_from_those_printed_above_it(path):
+    order = printed()
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if not room.startswith("__"):
+        assert rooms(path) <= {*order[: order.index(room) + 1]}
+
+
 def libraries(path: Path) -> set[str]:
     return {full.split(".")[0] for full in imports(path)}
 

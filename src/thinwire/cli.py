@@ -171,9 +171,9 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
     from safetensors import SafetensorError
 
     from thinwire.simulation import run as simulation
-    from thinwire.simulation.checkpoint import CheckpointError
-    from thinwire.simulation.directory import RunDirectory, as_json, free_directory
     from thinwire.simulation.rounds import RunStopped
+    from thinwire.storage.checkpoint import CheckpointError
+    from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
     if new is None:
         directory = RunDirectory(options.resume)
@@ -256,8 +256,8 @@ def export_adapter(options: argparse.Namespace) -> int:
     from thinwire.report.live import silence_libraries
 
     silence_libraries()
-    from thinwire.simulation.directory import RunDirectory
     from thinwire.simulation.exporting import export_run
+    from thinwire.storage.directory import RunDirectory
 
     done = export_run(RunDirectory(options.directory), options.to, options.rank, options.merged)
     what = "model" if options.merged else f"adapter of rank {done['rank']}"
@@ -275,8 +275,8 @@ def search_recipe(options: argparse.Namespace) -> int:
     silence_libraries()
     from thinwire.report.search import picture, print_search
     from thinwire.simulation import run as simulation
-    from thinwire.simulation.directory import RunDirectory, as_json
     from thinwire.simulation.search import Measured, Point, search
+    from thinwire.storage.directory import RunDirectory, as_json
 
     recipe = simulation.checked(recipe)
     folder = options.to or Path("runs") / f"search-{recipe.method['name']}-seed{recipe.run.seed}"

@@ -18,7 +18,7 @@ from thinwire.federation.messages import Request
 from thinwire.federation.server import open_run
 from thinwire.federation.settings import Rules, load_site
 from thinwire.federation.site import Trainers
-from thinwire.simulation.directory import RunDirectory
+from thinwire.storage.directory import RunDirectory
 
 __all__ = ["one_thread", "place", "recipe", "settings", "straight_quick"]
 

@@ -12,7 +12,7 @@ from thinwire.compress import decode
 from thinwire.methods import create
 from thinwire.methods.fedit import FedIT
 from thinwire.peft_bridge import keys_of
-from thinwire.simulation.directory import RunDirectory
+from thinwire.storage.directory import RunDirectory
 from thinwire.wire import unpack
 
 PLAIN = {"method": {"name": "fedit", "precision": "float32"}, "federation": {"rounds": 3}}

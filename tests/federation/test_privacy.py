@@ -20,9 +20,9 @@ from thinwire.federation.site import Trainers
 from thinwire.federation.store import forget
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.settings import ConfigError
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import RunStopped
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import RunDirectory
 from thinwire.wire import Expect, unpack
 
 CENTRAL = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}

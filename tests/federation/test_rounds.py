@@ -10,8 +10,8 @@ from tests.federation.conftest import local, make_site, opened, run
 from thinwire.federation.messages import Reply
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import AllRefused, RunStopped
+from thinwire.storage.directory import RunDirectory
 
 
 class Killed(BaseException):

@@ -17,7 +17,7 @@ from thinwire.flower import control, going
 from thinwire.flower.control import ControlError
 from thinwire.flower.folder import Link, ServerFolder, create, open_server
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory
+from thinwire.storage.directory import RunDirectory
 
 TRAFFIC = {"inbound-bytes": 100, "outbound-bytes": 70}
 

@@ -30,6 +30,7 @@ from thinwire.privacy.noise import Noise  # noqa: E402
 from thinwire.randomness import derive  # noqa: E402
 from thinwire.settings import ConfigError  # noqa: E402
 from thinwire.simulation import rounds  # noqa: E402
+from thinwire.storage.state import start  # noqa: E402
 from thinwire.training import Trained  # noqa: E402
 
 SEED, SCALE, NODES = 5, 2.0, (3, 7, 20)
@@ -105,7 +106,7 @@ def by_the_engine(method, count, weights="uniform", noise=None, **config):
     config = FederationConfig(weights=weights, **config)
     federated = rounds.Federation(method, config, clients, examples, train, SEED, noise=noise)
     adapters = layout.adapters(tensors_of(initial()))
-    state = rounds.start(federated, begin(layout.zeros, SEED, adapters))
+    state = start(begin(layout.zeros, SEED, adapters), (client.name for client in federated.clients))
     for _ in range(count):
         state = rounds.play(federated, state, lambda line: None)
     return state.server.adapters

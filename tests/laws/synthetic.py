@@ -18,7 +18,8 @@ from thinwire.lowrank import LowRank
 from thinwire.method import Client, Method
 from thinwire.methods import METHODS, create
 from thinwire.randomness import derive, uniform
-from thinwire.simulation.rounds import Federation, Line, State, play, start
+from thinwire.simulation.rounds import Federation, Line, play
+from thinwire.storage.state import State, start
 from thinwire.training import Job, Trained
 
 SITES = {  # name: (O, r, I)
@@ -120,7 +121,8 @@ def federation(
 
 def first(federated: Federation, initial: Adapters | None = None) -> State:
     """The state before round 0."""
-    return start(federated, begin(start_adapters(), federated.seed, initial))
+    clients = (client.name for client in federated.clients)
+    return start(begin(start_adapters(), federated.seed, initial), clients)
 
 
 def rounds(federated: Federation, count: int, state: State | None = None) -> tuple[State, list[Line]]:

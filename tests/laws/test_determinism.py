@@ -11,8 +11,9 @@ import pytest
 from tests.laws.synthetic import bits, everything, federation, first, learn, rounds, start_adapters
 from thinwire.engine import Upload, aggregate
 from thinwire.method import Context, Method
-from thinwire.simulation import checkpoint
-from thinwire.simulation.rounds import State, play
+from thinwire.simulation.rounds import play
+from thinwire.storage import checkpoint
+from thinwire.storage.state import State
 from thinwire.wire import unpack
 
 BUSY = {"clients_per_round": 3, "drop": 0.3, "join": {"client-4": 2}, "weights": "examples"}

@@ -18,7 +18,7 @@ from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.models import load_base, merging
 from thinwire.settings import ConfigError
-from thinwire.simulation.rounds import start as start_of
+from thinwire.storage.state import start as start_of
 from thinwire.training import Job
 from thinwire.wire import unpack
 
@@ -95,7 +95,7 @@ def test_an_adapter_to_continue_is_what_everyone_trains_on():
     given = start_adapters()
     given = given.put({(name, "b"): seeded(3, height, rank) for name, (height, rank, _) in SITES.items()})
     made = federation(("flora", EXACT), 2)
-    state = start_of(made, begin(start_adapters(), made.seed, given))
+    state = start_of(begin(start_adapters(), made.seed, given), (client.name for client in made.clients))
     seen = watched(made, state)
     for name in SITES:
         for plan in seen.plans.values():

@@ -10,7 +10,7 @@ from tests.methods.watched import unequal, watched
 from thinwire.engine import Upload, aggregate
 from thinwire.lowrank import LowRank, principal
 from thinwire.method import Context, Uploads
-from thinwire.simulation import checkpoint
+from thinwire.storage import checkpoint
 from thinwire.wire import pack
 
 EXACT = {"precision": "float32"}

@@ -16,7 +16,8 @@ from thinwire.compress import decode
 from thinwire.method import Plan
 from thinwire.payload import Payload
 from thinwire.simulation import rounds as module
-from thinwire.simulation.rounds import Federation, State, messages_for, play
+from thinwire.simulation.rounds import Federation, messages_for, play
+from thinwire.storage.state import State
 from thinwire.training import Job, Trained
 from thinwire.wire import unpack
 

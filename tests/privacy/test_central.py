@@ -21,7 +21,7 @@ from thinwire.method import Context
 from thinwire.methods import create
 from thinwire.payload import Payload, dense
 from thinwire.randomness import derive, uniform
-from thinwire.simulation import checkpoint
+from thinwire.storage import checkpoint
 from thinwire.wire import pack
 
 CASES = pytest.mark.parametrize("case", SUMMED, ids=label)

@@ -14,8 +14,8 @@ from thinwire.config import Recipe
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.settings import ConfigError
 from thinwire.simulation import run as module
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.run import checked, longer
+from thinwire.storage.directory import RunDirectory
 
 CLIENT = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}
 LOCAL = CLIENT | {"noise": "local"}

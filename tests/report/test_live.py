@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from thinwire.report.live import SHOWN, Live
-from thinwire.simulation.rounds import Totals
+from thinwire.storage.state import Totals
 
 
 def shown(clients: int, troubled: int, rounds: int = 1) -> list[str]:

@@ -15,8 +15,8 @@ import torch
 from tests.tiny_models import VOCABULARY, save_tiny
 from thinwire.config import Recipe, from_dict
 from thinwire.randomness import permutation
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.run import checked, longer, run
+from thinwire.storage.directory import RunDirectory
 
 ROUNDS = 4
 

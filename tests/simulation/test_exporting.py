@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from tests.simulation.conftest import Done, Recipes, perform
 from thinwire.cli import main
 from thinwire.report.table import print_summary
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.exporting import export_run
+from thinwire.storage.directory import RunDirectory
 
 TOKENS = torch.arange(2, 26).reshape(2, 12)
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from thinwire.config import from_dict
 from thinwire.report.live import watch
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.run import run
+from thinwire.storage.directory import RunDirectory
 
 TINY = {
     "lora": {"rank": 4, "alpha": 8.0},

@@ -13,8 +13,8 @@ import safetensors.torch
 
 from tests.simulation.conftest import ROUNDS, perform, resumed, timeless
 from thinwire.settings import ConfigError
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import RunDirectory
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import RunDirectory
 
 TOUCHES = (
     (os, "replace"),

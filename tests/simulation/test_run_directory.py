@@ -15,8 +15,7 @@ from thinwire import __version__, peft_bridge
 from thinwire.config import LoraConfig, ModelConfig, from_dict
 from thinwire.models import load_base
 from thinwire.settings import ConfigError
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import RunDirectory, free_directory
+from thinwire.storage import checkpoint
 
 OWNERS = ("alpha", "beta", "gamma")
 KEYS = {"round", "client", "loss", "bytes_up", "bytes_down", "seconds", "density", "status"}
@@ -130,13 +129,6 @@ def test_many_clients_are_not_trained_alone_unless_asked_for(straight_many, reci
     assert set(done.summary["score"]["alpha"]) == {"before", "own", "after"}
 
 
-@pytest.mark.parametrize(
-    ("client", "folder"), [("Anna", "Anna"), ("Hamlet/HAMLET", "Hamlet%2FHAMLET"), ("../x", "%2E.%2Fx"), ("", "%")]
-)
-def test_a_clients_adapter_lies_in_a_folder_of_the_run(client, folder, tmp_path):
-    assert RunDirectory(tmp_path).adapter_of(client) == tmp_path / "adapter" / folder
-
-
 @pytest.mark.parametrize("folder", ["adapter", "best"])
 def test_peft_loads_the_adapter_and_gives_the_same_logits(straight, folder):
     recipe = straight.directory.recipe()
@@ -183,27 +175,6 @@ def test_an_existing_run_is_refused_before_anything_is_loaded(straight, recipe):
     with pytest.raises(ConfigError, match=r"exists and is not empty; .*--resume"):
         perform(recipe(model={"name": "/nowhere"}), straight.directory.path)
     assert straight.adapter == before
-
-
-def test_an_empty_folder_is_free(tmp_path):
-    RunDirectory(tmp_path).check_free()
-    (tmp_path / "x").write_text("x")
-    with pytest.raises(ConfigError):
-        RunDirectory(tmp_path).check_free()
-    assert free_directory("name", tmp_path) == tmp_path / "name"
-    (tmp_path / "name").mkdir()
-    (tmp_path / "name-2").mkdir()
-    assert free_directory("name", tmp_path) == tmp_path / "name-3"
-
-
-def test_metrics_lose_what_a_crash_cut_and_what_is_played_again(tmp_path):
-    directory = RunDirectory(tmp_path)
-    directory.append([{"round": 0, "loss": 1.5}, {"round": 1, "loss": math.nan}])
-    with directory.metrics.open("a") as stream:
-        stream.write('{"round": 1, "los')
-    assert directory.lines() == [{"round": 0, "loss": 1.5}, {"round": 1, "loss": None}]
-    directory.rewind(1)
-    assert directory.metrics.read_text() == '{"round": 0, "loss": 1.5}\n'
 
 
 def test_the_references_local_and_centralised(recipe, tmp_path):

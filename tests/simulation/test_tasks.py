@@ -10,10 +10,10 @@ from tests.simulation.conftest import perform, resumed, sentence, timeless
 from tests.tiny_models import save_tiny
 from thinwire.config import from_dict
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.exporting import export_run
 from thinwire.simulation.run import checked
 from thinwire.simulation.session import open_session
+from thinwire.storage.directory import RunDirectory
 
 COUNT = 24
 

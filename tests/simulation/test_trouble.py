@@ -21,9 +21,10 @@ import thinwire
 from tests.simulation.conftest import MANY, ROUNDS, Done, perform, results, resumed, timeless, write_toml
 from thinwire.cli import main
 from thinwire.randomness import derive
-from thinwire.simulation import checkpoint, session
-from thinwire.simulation.directory import RunDirectory
+from thinwire.simulation import session
 from thinwire.simulation.rounds import AllRefused
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import RunDirectory
 from thinwire.training import Trainer
 
 HINT = "Continue with: thinwire run --resume "

@@ -19,10 +19,10 @@ from thinwire.privacy.accountant import Releases
 from thinwire.privacy.config import PrivacyConfig, smallest
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import as_json
-from thinwire.simulation.files import flush, write_whole
 from thinwire.simulation.secret import draw_secret, keep_secret, read_secret
 from thinwire.simulation.spending import check_first
+from thinwire.storage.directory import as_json
+from thinwire.storage.files import flush, write_whole
 
 T = TypeVar("T")
 

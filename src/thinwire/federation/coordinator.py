@@ -20,22 +20,21 @@ from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
 from thinwire.method import Client, Context, Plan
 from thinwire.privacy.noise import Noise
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import write_json
 from thinwire.simulation.rounds import (
     Federation,
     Line,
-    State,
     add_totals,
     collect,
     drops_out,
     line,
     messages_for,
     result_of,
-    start,
     taking_part,
 )
 from thinwire.simulation.spending import sizes
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import write_json
+from thinwire.storage.state import State, start
 from thinwire.training import Trained
 
 MISSED = {
@@ -297,8 +296,7 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
     if not identity.exists():
         write_json(identity, {"run": f"{setup.method.name}-{secrets.token_hex(8)}"})
     run = json.loads(identity.read_text())["run"]
-    nobody = Federation(setup.method, setup.federation, [], {}, no_training, setup.seed, server=setup.server)
-    state = start(nobody, begin(setup.start, setup.seed, setup.initial))
+    state = start(begin(setup.start, setup.seed, setup.initial), ())
     if checkpoint.checkpoints(directory.checkpoints):
         state, problems = checkpoint.load(directory.checkpoints, setup.start, setup.seed)
         for problem in problems:

@@ -10,8 +10,8 @@ from thinwire.evaluation import Scores
 from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.members import Replies
 from thinwire.federation.messages import Request
-from thinwire.simulation.directory import write_json
 from thinwire.simulation.rounds import AllRefused, RunStopped, result_of
+from thinwire.storage.directory import write_json
 
 
 class Transport(Protocol):

@@ -13,8 +13,8 @@ from thinwire.engine import PLAIN
 from thinwire.federation.settings import Rules
 from thinwire.method import Method
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.figures import WRITTEN
+from thinwire.storage.directory import RunDirectory
 
 
 @dataclass(frozen=True)

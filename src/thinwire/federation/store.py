@@ -17,8 +17,8 @@ from thinwire.adapters import Adapters
 from thinwire.engine import ClientState
 from thinwire.federation.settings import WORD
 from thinwire.settings import ConfigError
-from thinwire.simulation.files import flush, write_whole
-from thinwire.simulation.store import below, client_state, client_tensors
+from thinwire.storage.clients import below, client_state, client_tensors
+from thinwire.storage.files import flush, write_whole
 
 FORMAT = 1
 STATE, RECIPE = "state.safetensors", "recipe.json"

@@ -16,7 +16,7 @@ from thinwire.settings import ConfigError
 if TYPE_CHECKING:
     from thinwire.config import Recipe
     from thinwire.flower.folder import ServerFolder
-    from thinwire.simulation.directory import RunDirectory
+    from thinwire.storage.directory import RunDirectory
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ def run_submit(options: argparse.Namespace) -> int:
     from thinwire.flower.folder import open_server
     from thinwire.flower.going import begin
     from thinwire.report.live import silence_libraries
-    from thinwire.simulation.directory import RunDirectory
+    from thinwire.storage.directory import RunDirectory
 
     silence_libraries()
     server = open_server(options.folder)
@@ -141,8 +141,8 @@ def new_run(options: argparse.Namespace, server: ServerFolder) -> RunDirectory:
     """The directory of a new run, with its recipe. Raises: ConfigError."""
     from thinwire.config import load_recipe
     from thinwire.federation.server import check_across
-    from thinwire.simulation.directory import RunDirectory, free_directory
     from thinwire.simulation.run import checked
+    from thinwire.storage.directory import RunDirectory, free_directory
 
     recipe = checked(load_recipe(options.recipe or server.path / "recipe.toml", options.set))
     check_across(recipe)
@@ -232,9 +232,9 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
 
     silence_libraries()
     from thinwire.flower import simulation
-    from thinwire.simulation.directory import RunDirectory, as_json, free_directory
     from thinwire.simulation.rounds import RunStopped
     from thinwire.simulation.run import checked, longer
+    from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
     if new is None:
         directory = RunDirectory(options.resume)

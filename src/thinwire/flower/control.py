@@ -11,8 +11,8 @@ from typing import Any
 
 from thinwire.flower.folder import CA, ServerFolder, toml
 from thinwire.flower.processes import environment, program
-from thinwire.simulation.directory import RunDirectory, write_json
-from thinwire.simulation.files import write_whole
+from thinwire.storage.directory import RunDirectory, write_json
+from thinwire.storage.files import write_whole
 
 CONNECTION, RUNS = "thinwire", "flower.json"
 
@@ -141,7 +141,7 @@ def overview(path: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def bytes_of(path: Path) -> dict[str, int]:
     """thinwire's count of a run's bytes: all of a finished one, of another one those before its last checkpoint."""
-    from thinwire.simulation.checkpoint import checkpoints, read_manifest
+    from thinwire.storage.checkpoint import checkpoints, read_manifest
 
     summary = path / "summary.json"
     if summary.exists():

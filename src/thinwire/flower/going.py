@@ -15,8 +15,8 @@ from thinwire.flower import control
 from thinwire.flower.folder import ServerFolder
 from thinwire.flower.processes import answered, warn
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import write_json
-from thinwire.simulation.files import write_whole
+from thinwire.storage.directory import write_json
+from thinwire.storage.files import write_whole
 
 FOLDER, LOCK, HOPELESS, PAUSE = "going", "lock", "hopeless", 15.0
 """Markers of submitted runs; of a run directory: the lock, and why another try would end the same. Seconds."""

@@ -18,8 +18,8 @@ from thinwire.flower.going import HOPELESS, playing
 from thinwire.flower.grid import GridTransport
 from thinwire.report.live import silence_libraries
 from thinwire.settings import ConfigError, build
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import Diverged, RunStopped
+from thinwire.storage.directory import RunDirectory
 
 app = ServerApp()
 

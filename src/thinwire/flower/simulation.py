@@ -26,11 +26,11 @@ from thinwire.flower import records
 from thinwire.flower.grid import GridTransport
 from thinwire.flower.processes import OFFLINE
 from thinwire.settings import listed
-from thinwire.simulation.directory import RunDirectory, file_name
 from thinwire.simulation.figures import HeldOut
 from thinwire.simulation.rounds import RunStopped
 from thinwire.simulation.run import Watcher
 from thinwire.simulation.session import Session, device, open_session, set_threads
+from thinwire.storage.directory import RunDirectory, file_name
 
 FEDERATION = "simulated"
 

@@ -28,8 +28,8 @@ from thinwire.privacy import accountant
 from thinwire.privacy import config as privacy_config
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.spending import check_central, check_no_memory, draws_sets
+from thinwire.storage.directory import RunDirectory
 from thinwire.wire import FORMAT
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from thinwire.simulation.rounds import Line, State
+    from thinwire.storage.directory import Line
+    from thinwire.storage.state import State
 
 SHOWN = 6
 """Clients that are named in one round; the others are counted."""

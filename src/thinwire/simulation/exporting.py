@@ -12,10 +12,10 @@ from thinwire.models import load_base
 from thinwire.models.heads import Head
 from thinwire.models.merging import bake, one_adapter
 from thinwire.settings import ConfigError
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.rounds import result_of
 from thinwire.simulation.session import device, method_of
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import RunDirectory
 
 
 def export_run(directory: RunDirectory, to: Path, rank: int | None = None, merged: bool = False) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from thinwire.adapters import Adapters
 from thinwire.evaluation import evaluate
 from thinwire.method import Client, Context, Method, Personal, Plan
 from thinwire.randomness import derive, permutation
-from thinwire.simulation.directory import RunDirectory
 from thinwire.simulation.figures import Judged
-from thinwire.simulation.rounds import Federation, State, result_of
+from thinwire.simulation.rounds import Federation, result_of
 from thinwire.simulation.session import Session
+from thinwire.storage.directory import RunDirectory
+from thinwire.storage.state import State
 from thinwire.training import Job, Trainer
 
 TUNED = "tuned"

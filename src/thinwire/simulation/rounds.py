@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from thinwire.adapters import Adapters, same
 from thinwire.clock import clock, span
@@ -27,14 +26,13 @@ from thinwire.privacy.noise import Noise, Sum
 from thinwire.randomness import derive, permutation, seeded_mask, uniform
 from thinwire.server_optimizer import PLAIN, ServerConfig
 from thinwire.settings import listed
-from thinwire.simulation.store import ClientStore, Saved
+from thinwire.storage.directory import Line
+from thinwire.storage.state import Seconds, State, Totals
 from thinwire.training import Job, Trained
 
 Worked = tuple[Plan, Trained, Trained | None]
 """What a client trained for all, with its plan, and what it trained for itself."""
 
-Line = dict[str, Any]
-Seconds = dict[str, float]
 
 
 class RunStopped(RuntimeError):
@@ -66,37 +64,6 @@ class Federation:
     def noise_on(self, place: str) -> Noise | None:
         """The noise, if this is where it is put."""
         return self.noise if self.noise and self.noise.place == place else None
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over the rounds so far. Seconds of method are wall time, wire included; of wire, summed over threads."""
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    uploads: int = 0
-    deliveries: int = 0
-    seconds: Seconds = field(default_factory=lambda: {"train": 0.0, "method": 0.0, "wire": 0.0, "eval": 0.0})
-
-
-@dataclass(frozen=True)
-class State:
-    """All that a checkpoint holds. round: the next to play; held, held_version: what an up-to-date client has."""
-
-    round: int
-    server: Server
-    held: Adapters
-    clients: ClientStore
-    held_version: int | None = None
-    totals: Totals = Totals()
-    best_round: int = -1
-    best_loss: float = float("inf")
-
-
-def start(federation: Federation, server: Server) -> State:
-    """The state before round 0: nobody holds anything yet."""
-    clients = ClientStore(server.start, {client.name: Saved() for client in federation.clients})
-    return State(0, server, server.start, clients)
 
 
 def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> State:

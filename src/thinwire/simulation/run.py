@@ -20,14 +20,15 @@ from thinwire.methods import create
 from thinwire.models.merging import one_adapter
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError, listed
-from thinwire.simulation import checkpoint
-from thinwire.simulation.directory import RunDirectory, write_json
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
-from thinwire.simulation.rounds import Federation, Line, State, last_deliveries, play, result_of, start
+from thinwire.simulation.rounds import Federation, Line, last_deliveries, play, result_of
 from thinwire.simulation.secret import draw_secret, keep_secret, read_secret
 from thinwire.simulation.session import Session, method_of, open_session
 from thinwire.simulation.spending import ledger_of, resolved
+from thinwire.storage import checkpoint
+from thinwire.storage.directory import RunDirectory, write_json
+from thinwire.storage.state import State, start
 
 
 class Watcher(Protocol):
@@ -125,7 +126,7 @@ def tell(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
 def first_state(session: Session, federation: Federation, directory: RunDirectory, watcher: Watcher) -> State:
     """The newest usable checkpoint, or the state before round 0; the metrics are rewound to it."""
     seed = session.recipe.run.seed
-    state = start(federation, begin(session.start, seed, session.initial))
+    state = start(begin(session.start, seed, session.initial), (client.name for client in federation.clients))
     if checkpoint.checkpoints(directory.checkpoints):
         state, problems = checkpoint.load(directory.checkpoints, session.start, seed)
         for problem in problems:

@@ -17,8 +17,8 @@ from typing import Any
 from thinwire.config import Recipe, SearchConfig
 from thinwire.methods import METHODS
 from thinwire.settings import ConfigError
-from thinwire.simulation.directory import RunDirectory, write_json
 from thinwire.simulation.rounds import RunStopped
+from thinwire.storage.directory import RunDirectory, write_json
 
 Play = Callable[[Recipe, RunDirectory, bool], dict[str, Any]]
 """Plays a recipe to its end in a directory, resuming what is there if the last is true; the summary."""

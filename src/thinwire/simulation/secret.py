@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from thinwire.settings import ConfigError
-from thinwire.simulation.files import flush
+from thinwire.storage.files import flush
 from thinwire.training.shares import here
 
 SECRET = "secret"

@@ -15,7 +15,10 @@ from typing import Any
 
 from thinwire.config import Recipe, from_dict
 from thinwire.settings import ConfigError
-from thinwire.simulation.files import write_whole
+from thinwire.storage.files import write_whole
+
+Line = dict[str, Any]
+"""One line of metrics.jsonl: a client's part in a round, an evaluation, or what privacy has cost."""
 
 LIBRARIES = ("thinwire", "torch", "transformers", "peft", "numpy", "safetensors", "constriction", "zstandard")
 
@@ -86,7 +89,7 @@ class RunDirectory:
     def write_recipe(self, recipe: Recipe) -> None:
         write_json(self.path / "config.json", dataclasses.asdict(recipe))
 
-    def append(self, lines: list[dict[str, Any]]) -> None:
+    def append(self, lines: list[Line]) -> None:
         """Add lines to metrics.jsonl, durably."""
         with self.metrics.open("a") as stream:
             stream.writelines(as_json(line) + "\n" for line in lines)
@@ -98,7 +101,7 @@ class RunDirectory:
         kept = [as_json(line) + "\n" for line in self.lines() if line["round"] < round_]
         write_whole(self.metrics, "".join(kept).encode())
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """The metrics so far; lines that a crash cut short are left out."""
         lines = []
         for text in self.metrics.read_text().splitlines() if self.metrics.exists() else []:

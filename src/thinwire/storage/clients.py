@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thinwire.adapters import Adapters, Change
 from thinwire.engine import ClientState
-from thinwire.simulation.files import digest, flush, write_whole
+from thinwire.storage.files import digest, flush, write_whole
 
 SUFFIX = ".safetensors"
 

@@ -21,10 +21,11 @@ from tests.laws.synthetic import bits, everything, federation, first, rounds, se
 from thinwire.config import ServerConfig
 from thinwire.engine import ClientState
 from thinwire.randomness import derive
-from thinwire.simulation import checkpoint
-from thinwire.simulation.checkpoint import CheckpointError
-from thinwire.simulation.rounds import Federation, State, play
-from thinwire.simulation.store import ClientStore, DamagedClient, Saved
+from thinwire.simulation.rounds import Federation, play
+from thinwire.storage import checkpoint
+from thinwire.storage.checkpoint import CheckpointError
+from thinwire.storage.clients import ClientStore, DamagedClient, Saved
+from thinwire.storage.state import State
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,7 +210,7 @@ def play_on(folder: Path, until: int) -> State:
 @pytest.mark.slow
 def test_real_processes_killed_while_they_save_lose_at_most_a_round(tmp_path):
     torch.set_num_threads(1)
-    code = "import sys; from pathlib import Path; from tests.simulation import test_store as t; "
+    code = "import sys; from pathlib import Path; from tests.storage import test_clients as t; "
     command = [sys.executable, "-c", code + "t.play_on(Path(sys.argv[1]), 10**6)", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(thinwire.__file__).parents[1])])}
     moments, reached = random.Random(os.getpid()), 0

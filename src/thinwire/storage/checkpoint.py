@@ -22,9 +22,9 @@ from torch import Tensor
 
 from thinwire.adapters import Adapters
 from thinwire.engine import Server
-from thinwire.simulation.files import digest, flush
-from thinwire.simulation.rounds import State, Totals
-from thinwire.simulation.store import SUFFIX, ClientStore, Paths, Saved, below
+from thinwire.storage.clients import SUFFIX, ClientStore, Paths, Saved, below
+from thinwire.storage.files import digest, flush
+from thinwire.storage.state import State, Totals
 
 FORMAT = 2
 KEPT = 2

@@ -1,0 +1,38 @@
+"""The run directory by itself: names, free folders, metrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from thinwire.settings import ConfigError
+from thinwire.storage.directory import RunDirectory, free_directory
+
+
+@pytest.mark.parametrize(
+    ("client", "folder"), [("Anna", "Anna"), ("Hamlet/HAMLET", "Hamlet%2FHAMLET"), ("../x", "%2E.%2Fx"), ("", "%")]
+)
+def test_a_clients_adapter_lies_in_a_folder_of_the_run(client, folder, tmp_path):
+    assert RunDirectory(tmp_path).adapter_of(client) == tmp_path / "adapter" / folder
+
+
+def test_an_empty_folder_is_free(tmp_path):
+    RunDirectory(tmp_path).check_free()
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(ConfigError):
+        RunDirectory(tmp_path).check_free()
+    assert free_directory("name", tmp_path) == tmp_path / "name"
+    (tmp_path / "name").mkdir()
+    (tmp_path / "name-2").mkdir()
+    assert free_directory("name", tmp_path) == tmp_path / "name-3"
+
+
+def test_metrics_lose_what_a_crash_cut_and_what_is_played_again(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.append([{"round": 0, "loss": 1.5}, {"round": 1, "loss": math.nan}])
+    with directory.metrics.open("a") as stream:
+        stream.write('{"round": 1, "los')
+    assert directory.lines() == [{"round": 0, "loss": 1.5}, {"round": 1, "loss": None}]
+    directory.rewind(1)
+    assert directory.metrics.read_text() == '{"round": 0, "loss": 1.5}\n'
