@@ -7,7 +7,6 @@ matrices outside: A (r, in, k, k) is (r, in*k*k), B (O, r, 1, 1) is (O, r).
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import re
@@ -27,6 +26,7 @@ from thinwire.config import LoraConfig
 from thinwire.lowrank import LowRank
 from thinwire.models import Base, merging
 from thinwire.models.targets import adapted, extras, is_conv1d, ranks
+from thinwire.peft_config import CONFIG, rank_of, read_config, scale_of
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
 
@@ -36,7 +36,7 @@ STATISTICS = ("running_mean", VARIANCE)
 NOTHING = "dummy-target-modules"
 """What PEFT calls an adapter without LoRA layers: extras alone are trained."""
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
@@ -191,7 +191,11 @@ def _with_ranks(config: Any, sites: Mapping[str, LowRank]) -> Any:
 
 
 def load_adapter(model: Any, folder: Path | str) -> Adapters:
-    """Read a PEFT LoRA adapter of this model's shape. Raises: ConfigError that says which setting or module differs."""
+    """Read a PEFT LoRA adapter for this model's modules; with another scale than theirs, B makes up for it.
+
+    So the products are those that PEFT computes with the adapter, whatever its alpha, patterns or rsLoRA.
+    Raises: ConfigError that says which setting or module differs.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -199,31 +203,35 @@ def load_adapter(model: Any, folder: Path | str) -> Adapters:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ConfigError(f"{where}: it has no {name}; allowed is a folder with a PEFT LoRA adapter in safetensors")
-    try:
-        theirs, mine = json.loads((folder / CONFIG).read_text(encoding="utf-8")), model.peft_config[ADAPTER]
-    except ValueError as error:
-        raise ConfigError(f"{where}: its {CONFIG} is damaged: {error}") from error
-    for field, name, value, default in (
-        ("peft_type", "the kind of adapter", "LORA", "LORA"),
-        ("use_dora", "use_dora", False, False),
-        *(() if mine.rank_pattern else _of_one_rank(mine)),
-    ):
-        if theirs.get(field, default) != value:
-            raise ConfigError(f"{where}: its {field} is {theirs.get(field, default)}, but {name} is {value}")
+    theirs = read_config(folder, where)
     try:
         held = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ConfigError(f"{where}: its {WEIGHTS} is damaged: {error}") from error
-    names = {_peft_name(key): key for key in tensors(model)}
+    live = tensors(model)
+    names = {_peft_name(key): key for key in live}
     for name in sorted(names.keys() ^ held.keys()):
         words = "lacks" if name in names else "has, and lora.targets or lora.extras do not,"
         raise ConfigError(f"{where}: it {words} {name.removeprefix(PREFIX)}; adapt the same modules")
-    live = tensors(model)
     for name, key in names.items():
         shape, wanted = tuple(held[name].shape), tuple(live[key].shape)
+        if key[1] == "a" and (says := rank_of(theirs, key[0])) != shape[0]:
+            raise ConfigError(f"{where}: its rank at {key[0]} is {shape[0]}, but {CONFIG} says {says}")
+        if key[1] == "a" and shape[0] != wanted[0]:
+            words = f"its rank at {key[0]} is {shape[0]}, but lora.rank or lora.ranks is {wanted[0]} there"
+            raise ConfigError(f"{where}: {words}; allowed is the same rank")
         if shape != wanted:
             raise ConfigError(f"{where}: its {key[0]} ({key[1]}) is {shape}, the model's is {wanted}")
-    return _adapters(model, {key: _flat(key, held[name]).float().clone() for name, key in names.items()})
+        if not held[name].isfinite().all():
+            raise ConfigError(f"{where}: its {name.removeprefix(PREFIX)} is not finite")
+    found = _adapters(model, {key: _flat(key, held[name]).float().clone() for name, key in names.items()})
+    sites = {name: _rescaled(pair, scale_of(theirs, name)) for name, pair in found.sites.items()}
+    return replace(found, sites=sites)
+
+
+def _rescaled(pair: LowRank, scale: float) -> LowRank:
+    """The pair with the product that it has at another scale."""
+    return pair if scale == pair.scale else replace(pair, b=pair.b * (scale / pair.scale))
 
 
 def _merge(model: Any, merged: Mapping[str, LowRank]) -> None:
@@ -235,17 +243,6 @@ def keys_of(names: Iterable[str]) -> dict[str, Key]:
     pattern = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
     found = {name: pattern.fullmatch(name) for name in names}
     return {name: (match[1], match[2].lower()) if match else (name, EXTRA) for name, match in found.items()}
-
-
-def _of_one_rank(config: Any) -> tuple[tuple[str, str, Any, Any], ...]:
-    """What another adapter must have in common where every module has the same rank; else the shapes say it."""
-    return (
-        ("r", "lora.rank", config.r, None),
-        ("lora_alpha", "lora.alpha", config.lora_alpha, None),
-        ("use_rslora", "lora.rslora", config.use_rslora, False),
-        ("rank_pattern", "rank_pattern", {}, {}),
-        ("alpha_pattern", "alpha_pattern", {}, {}),
-    )
 
 
 def _adapters(model: Any, tensors: dict[Key, Tensor]) -> Adapters:

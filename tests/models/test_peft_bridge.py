@@ -154,9 +154,10 @@ def test_an_adapter_that_peft_saved_is_read(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("lora", "words"),
     [
-        (LoraConfig(rank=3), r"its r is 4, but lora.rank is 3"),
-        (LoraConfig(rank=4, alpha=5.0), r"its lora_alpha is 32.0, but lora.alpha is 5.0"),
-        (LoraConfig(rank=4, rslora=True), r"its use_rslora is False, but lora.rslora is True"),
+        (
+            LoraConfig(rank=3, targets=("q_proj", "v_proj")),
+            r"its rank at model.layers.0.self_attn.q_proj is 4, but lora.rank or lora.ranks is 3 there",
+        ),
         (LoraConfig(rank=4), r"it lacks model.layers.0.mlp.down_proj.lora_A.weight"),
         (LoraConfig(rank=4, targets=("q_proj",)), r"it has, and lora.targets or .* v_proj.lora_A.weight|has, and"),
     ],
