@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from relay import link, passed
 
 import thinwire
 from thinwire.flower import control
-from thinwire.flower.folder import LINK, ServerFolder, open_server, toml
+from thinwire.flower.folder import LINK, ServerFolder, open_server
 from thinwire.flower.processes import free_port
 
 APPS = Path(__file__).parent / "apps"
@@ -72,7 +73,7 @@ def create(folder: Path, count: int, host: str = "localhost") -> Federation:
     made = Federation(folder, names)
     link = made.server.link
     values = {"name": link.name, "address": link.address, "host": link.host}
-    (folder / "server" / "server.toml").write_text(toml({**values, "rules": {"quorum": count}}))
+    (folder / "server" / "server.toml").write_text(tomli_w.dumps({**values, "rules": {"quorum": count}}))
     return made
 
 
@@ -133,11 +134,17 @@ def app(output: Path, side: str, values: Mapping[str, Any]) -> Path:
     folder = shutil.copytree(APPS, output / "app", ignore=shutil.ignore_patterns("__pycache__"))
     table = {
         "project": {"name": f"bench-{side}", "version": "1.0.0", "description": "a benchmark"},
-        "tool.flwr.app": {"publisher": "thinwire"},
-        "tool.flwr.app.components": {"serverapp": f"{side}_server:app", "clientapp": f"{side}_client:app"},
-        "tool.flwr.app.config": dict(values),
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "thinwire",
+                    "components": {"serverapp": f"{side}_server:app", "clientapp": f"{side}_client:app"},
+                    "config": dict(values),
+                }
+            }
+        },
     }
-    (folder / "pyproject.toml").write_text(toml(table))
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(table))
     return folder
 
 

@@ -18,12 +18,11 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from plain import plain as plain_lines
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from thinwire.data import generator
 
 CHECKPOINT = "checkpoint.safetensors"
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -141,7 +140,7 @@ def train_tokenizer(documents: list[str], args: argparse.Namespace) -> PreTraine
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    lines = generator.plain(sum(map(len, documents)) // 400 + 100, args.seed)
+    lines = plain_lines(sum(map(len, documents)) // 400 + 100, args.seed)
     tokenizer.train_from_iterator([*documents, "\n".join(lines)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -161,8 +160,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> list[np.
 
 def plain_documents(tokens: int, tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[list[np.ndarray], int]:
     """Documents of plain lines with about this many tokens in all, and their bytes."""
-    tokens_a_line = len(encode(tokenizer, ["\n".join(generator.plain(1000, HELD_OUT_SEED))])[0]) / 1000
-    lines = generator.plain(max(PLAIN_LINES_A_DOCUMENT, round(tokens / tokens_a_line)), seed)
+    tokens_a_line = len(encode(tokenizer, ["\n".join(plain_lines(1000, HELD_OUT_SEED))])[0]) / 1000
+    lines = plain_lines(max(PLAIN_LINES_A_DOCUMENT, round(tokens / tokens_a_line)), seed)
     groups = range(0, len(lines), PLAIN_LINES_A_DOCUMENT)
     texts = ["\n".join(lines[i : i + PLAIN_LINES_A_DOCUMENT]) for i in groups]
     return encode(tokenizer, texts), sum(len(t.encode()) for t in texts)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import thinwire.data.generator as generator
+from scripts.plain import plain
 
 FOLDER = Path(generator.__file__).parents[1] / "models" / "embedded"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_base.py"
@@ -32,6 +34,7 @@ def model():
 def script():
     spec = importlib.util.spec_from_file_location("train_base", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script
     spec.loader.exec_module(module)
     return module
 
@@ -80,7 +83,7 @@ def test_training_record_has_finite_and_low_held_out_losses(model):
 
 @torch.inference_mode()
 def test_plain_lines_never_trained_on_have_a_low_loss(model, tokenizer):
-    ids = torch.tensor([tokenizer("\n".join(generator.plain(30, -2))).input_ids[:256]])
+    ids = torch.tensor([tokenizer("\n".join(plain(30, -2))).input_ids[:256]])
     assert model(input_ids=ids, labels=ids).loss.item() < PLAIN_TOKEN_BOUND
 
 

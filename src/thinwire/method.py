@@ -129,7 +129,9 @@ class Reread(Sequence[T]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        return self._read(range(self._count)[index])
+        """An item, or for a slice some of them, made anew as well."""
+        chosen = range(self._count)[index]
+        return self._read(chosen) if isinstance(chosen, int) else Reread(len(chosen), lambda at: self._read(chosen[at]))
 
     def __iter__(self) -> Iterator[T]:
         return map(self._read, range(self._count))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -89,6 +90,7 @@ def listed(names: Iterable[str], most: int = 30, between: str = ", ") -> str:
 
 
 _SIGNS = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
+_HOLDS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 _WRONG = object()
 
 
@@ -109,7 +111,8 @@ def _type_name(annotation: Any) -> str:
         return f"a list of {_type_name(get_args(annotation)[0])}"
     if origin is dict:
         return f"a table of {_type_name(get_args(annotation)[1])} by name"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(annotation, str(annotation))
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Any: "anything"}
+    return words.get(annotation, str(annotation))
 
 
 def _coerce(value: Any, annotation: Any) -> Any:
@@ -128,8 +131,10 @@ def _coerce(value: Any, annotation: Any) -> Any:
         entries = {key: _coerce(item, args[1]) for key, item in value.items()}
         bad = any(item is _WRONG or not isinstance(key, str) for key, item in entries.items())
         return _WRONG if bad else entries
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 2**1000 else _WRONG
+    if annotation is float:
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
+            value = float(value)
+        return value if isinstance(value, float) and math.isfinite(value) else _WRONG
     if annotation is int and isinstance(value, bool):
         return _WRONG
     return value if isinstance(value, annotation) else _WRONG
@@ -142,13 +147,6 @@ def _in_range(value: Any, meta: Mapping[str, Any]) -> bool:
         return all(_in_range(item, meta) for item in (value.values() if isinstance(value, dict) else value))
     if "choices" in meta:
         return value in meta["choices"]
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
     if not isinstance(value, int | float):
         return True
-    return (
-        value >= meta.get("low", -math.inf)
-        and value <= meta.get("high", math.inf)
-        and value > meta.get("above", -math.inf)
-        and value < meta.get("below", math.inf)
-    )
+    return all(holds(value, meta[limit]) for limit, holds in _HOLDS.items() if limit in meta)

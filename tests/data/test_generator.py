@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from scripts.plain import plain
 from thinwire.data import generator
 from thinwire.data.vocabulary import TREATMENTS
 
@@ -105,8 +106,8 @@ def test_code_answers_run_and_use_the_names_of_the_question():
 
 
 def test_plain_lines_are_deterministic_and_carry_no_instruction_format():
-    lines = generator.plain(4000, 3)
-    assert lines == generator.plain(4000, 3) != generator.plain(4000, 4)
+    lines = plain(4000, 3)
+    assert lines == plain(4000, 3) != plain(4000, 4)
     assert len(lines) == 4000
     text = "\n".join(lines)
     marks = ("?", "###", "Prescribe", "Profit:", "Interest:", "Bill:", "def ", "Write a", "Instruction", "Response")
@@ -114,13 +115,13 @@ def test_plain_lines_are_deterministic_and_carry_no_instruction_format():
 
 
 def test_plain_lines_hold_every_treatment():
-    text = "\n".join(generator.plain(20_000, 0))
+    text = "\n".join(plain(20_000, 0))
     assert all(f"or {condition}" in text and drug in text for condition, drug in TREATMENTS)
 
 
 def test_the_global_random_state_is_left_alone_and_torch_is_not_imported():
     code = (
         "import random, sys; s = random.getstate(); from thinwire.data import generator as g; "
-        "g.plain(9, 0); g.examples('code', 'test', 9, 0); assert random.getstate() == s and 'torch' not in sys.modules"
+        "g.examples('code', 'test', 9, 0); assert random.getstate() == s and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

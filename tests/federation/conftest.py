@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -65,10 +64,8 @@ class Local:
         return replies
 
     def there_and_back(self, node: int, request: Request) -> messages.Reply:
-        there, back = io.BytesIO(), io.BytesIO()
-        messages.write(there, request)
-        messages.write(back, self.trainers[node].answer(messages.request(*messages.read(io.BytesIO(there.getvalue())))))
-        return messages.reply(*messages.read(io.BytesIO(back.getvalue())))
+        reply = self.trainers[node].answer(messages.request(messages.header(request), request.blobs))
+        return messages.reply(messages.header(reply), reply.blobs)
 
 
 def local(sites: Mapping[str, Path]) -> Local:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -80,20 +81,19 @@ def test_killed_in_mid_step_it_is_started_again_and_sends_the_same_bytes(site, h
     expected = twin.there_and_back(11, begin)
     victim = trainer.running(site)
     code = (
-        "import sys; from pathlib import Path; from thinwire.federation import messages, socket;"
-        "request = messages.request(*messages.read(sys.stdin.buffer));"
-        "messages.write(sys.stdout.buffer, socket.ask(Path(sys.argv[1]), request))"
+        "import sys; from multiprocessing.connection import Connection; from pathlib import Path;"
+        "from thinwire.federation import messages, socket;"
+        "request = messages.request(*messages.receive(Connection(0, writable=False)));"
+        "messages.send(Connection(1, readable=False), socket.ask(Path(sys.argv[1]), request))"
     )
     asking = subprocess.Popen([sys.executable, "-c", code, str(site)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    buffer = io.BytesIO()
-    messages.write(buffer, begin)
-    asking.stdin.write(buffer.getvalue())
+    messages.send(Connection(os.dup(asking.stdin.fileno()), readable=False), begin)
     asking.stdin.close()
     log = site / local_socket.FOLDER / local_socket.LOG
     wait(lambda: "round, run run-1" in log.read_text())
     time.sleep(0.1)
     os.kill(victim, signal.SIGKILL)
-    reply = messages.reply(*messages.read(io.BytesIO(asking.stdout.read())))
+    reply = messages.reply(*messages.receive(Connection(os.dup(asking.stdout.fileno()), writable=False)))
     assert asking.wait(60) == 0
     assert reply.problem == ""
     assert reply.blob == expected.blob
@@ -133,8 +133,8 @@ def test_another_user_is_shut_out(site, hello, opened_up):
 
 def test_bytes_that_are_no_message_do_not_hurt_it(site, hello):
     local_socket.ask(site, hello)
-    for junk in (b"", b"\xff" * 64, b"\x04\0\0\0nope\0\0\0\0", b"\x02\0\0\0{}\xff\xff\xff\xff"):
-        with local_socket.connect(site) as connection:
+    for junk in (b"", b"\xff" * 64, b"\0\0\0\4nope", b"\0\0\0\x0a99999999 {}", b"\0\0\0\4", b"\0\0\0\4{\xff{}"):
+        with contextlib.suppress(ConnectionResetError), local_socket.connect(site) as connection:
             connection.sendall(junk)
             connection.shutdown(1)
             while connection.recv(4096):

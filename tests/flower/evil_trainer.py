@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -41,16 +43,15 @@ def main(folder: Path) -> None:
     trainers, first = Trainers(site, site.federation), None
     while True:
         connection, _ = server.accept()
-        with connection, contextlib.suppress(EOFError, OSError), connection.makefile("rwb") as stream:
-            request = messages.request(*messages.read(stream))
+        with contextlib.suppress(EOFError, OSError), Connection(connection.detach()) as stream:
+            request = messages.request(*messages.receive(stream))
             reply = trainers.answer(request)
             name = LIES[request.round] if request.task == "round" else ""
             first = reply if request.task == "round" and request.round == 0 else first
             if name == "no message":
-                stream.write(b"\xff" * 1000)
-                stream.flush()
+                os.write(stream.fileno(), b"\xff" * 1000)
                 continue
-            messages.write(stream, lie(name, reply, first) if name else reply)
+            messages.send(stream, lie(name, reply, first) if name else reply)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 import thinwire
 from thinwire.federation import trainer
-from thinwire.flower.folder import open_server, toml
+from thinwire.flower.folder import open_server
 from thinwire.flower.processes import free_port
 
 faults = pytest.mark.skipif("THINWIRE_FAULTS" not in os.environ, reason="minutes of processes: set THINWIRE_FAULTS=1")
@@ -150,7 +151,7 @@ class Federation:
     def rules(self, **changes: Any) -> None:
         opened = open_server(self.server)
         values = {**asdict(opened.rules), **changes}
-        (self.server / "server.toml").write_text(toml({**asdict(opened.link), "rules": values}))
+        (self.server / "server.toml").write_text(tomli_w.dumps({**asdict(opened.link), "rules": values}))
 
     def traffic(self) -> Line | None:
         """Flower's own count of the newest run's bytes, once it ended."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thinwire import lowrank
 from thinwire.lowrank import LowRank
+from thinwire.lowrank.few import differences
 
 
 def pair(rows: int, columns: int, rank: int, seed: int, scale: float = 1.0, batch: tuple[int, ...] = ()) -> LowRank:
@@ -24,6 +25,17 @@ def close(found: Tensor, exact: Tensor, tolerance: float = 1e-6) -> bool:
     return bool((found.double() - exact).norm() <= tolerance * exact.norm())
 
 
+def distance(x: LowRank, y: LowRank) -> Tensor:
+    """The norm of the difference of two products."""
+    return lowrank.norm(lowrank.stack([x.double(), y.double()], [1.0, -1.0]))
+
+
+def project(b: Tensor, mean: Tensor, rest: LowRank, damping: float | None = None) -> Tensor:
+    """The change DA for which `b @ DA` is nearest `b @ mean + rest`."""
+    fixed = lowrank.Fixed.of(b)
+    return fixed.solve(mean, rest.scale * fixed.see(rest.b) @ rest.a.double(), damping)
+
+
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6), st.integers(0, 99), st.floats(0.01, 3))
 
 
@@ -35,14 +47,14 @@ def test_norm_inner_distance_stack(shape: tuple[int, int, int, int, float], othe
     size = float(dense(x).norm() * dense(y).norm())
     assert close(lowrank.norm(x), dense(x).norm(), 1e-12)
     assert abs(lowrank.inner(x, y) - (dense(x) * dense(y)).sum()) <= 1e-12 * size * rank * other + 1e-30
-    assert close(lowrank.distance(x, y), (dense(x) - dense(y)).norm(), 1e-12)
+    assert close(distance(x, y), (dense(x) - dense(y)).norm(), 1e-12)
     assert close(dense(lowrank.stack([x, y], [0.3, 0.7])), 0.3 * dense(x) + 0.7 * dense(y), 1e-5)
 
 
 def test_a_distance_of_a_millionth_keeps_its_digits() -> None:
     x = pair(50, 60, 4, 0)
     y = LowRank(x.b.double(), x.a.double() * (1 + 1e-6))
-    assert close(lowrank.distance(x, y), 1e-6 * dense(x).norm(), 1e-8)
+    assert close(distance(x, y), 1e-6 * dense(x).norm(), 1e-8)
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (5, 30), (30, 5)])
@@ -82,14 +94,15 @@ def test_outside_is_what_projecting_loses() -> None:
 def test_project_on_a_factor() -> None:
     x, b, mean = pair(30, 20, 4, 0), pair(30, 20, 3, 1).b, pair(30, 20, 3, 2).a
     d = b.double() @ mean.double() + dense(x)
-    assert close(lowrank.project(b, mean, x, 0.0), torch.linalg.pinv(b.double()) @ d)
+    assert close(project(b, mean, x, 0.0), torch.linalg.pinv(b.double()) @ d)
 
 
-def test_mean_product_is_exact() -> None:
+def test_means_and_differences_are_the_mean_product() -> None:
     site, p = pair(30, 20, 3, 0), [0.2, 0.3, 0.5]
-    changes = [(pair(30, 20, 3, k).a, pair(30, 20, 3, k + 9).b) for k in (1, 2, 3)]
-    exact = sum(w * (site.b + db).double() @ (site.a + da).double() for w, (da, db) in zip(p, changes, strict=True))
-    assert close(dense(lowrank.mean_product(site, changes, p)), exact)
+    changes = [(pair(30, 20, 3, k).a.double(), pair(30, 20, 3, k + 9).b.double()) for k in (1, 2, 3)]
+    exact = sum(w * (site.b + db) @ (site.a + da) for w, (da, db) in zip(p, changes, strict=True))
+    (mean_a, mean_b), rest = differences((w, da, db) for w, (da, db) in zip(p, changes, strict=True))
+    assert close((site.b + mean_b) @ (site.a + mean_a) + sum(share * db @ da for share, da, db in rest), exact)
 
 
 @pytest.mark.parametrize("damping", [None, 0.0, 0.1])
@@ -97,9 +110,9 @@ def test_sites_of_equal_shape_at_once(damping: float | None) -> None:
     many = pair(30, 20, 3, 0, batch=(4,))
     ones = [LowRank(b, a) for b, a in zip(many.b, many.a, strict=True)]
     mean, rest = pair(30, 20, 3, 1, batch=(4,)).a * 1e-2, pair(30, 20, 2, 2, batch=(4,))
-    together = lowrank.project(many.b, mean, rest, damping)
+    together = project(many.b, mean, rest, damping)
     each = zip(ones, mean, rest.b, rest.a, strict=True)
-    apart = [lowrank.project(one.b, m, LowRank(b, a), damping) for one, m, b, a in each]
+    apart = [project(one.b, m, LowRank(b, a), damping) for one, m, b, a in each]
     assert close(together, torch.stack(apart).double(), 1e-5)
     for function in (lowrank.norm, lambda x: lowrank.inner(x, x), lambda x: dense(lowrank.truncate(x, 2))):
         assert close(function(many), torch.stack([function(one) for one in ones]), 1e-6)

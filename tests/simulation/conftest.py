@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 from tests.tiny_models import VOCABULARY, save_tiny
@@ -205,11 +206,8 @@ def one_thread() -> Iterator[None]:
 
 
 def write_toml(path: Path, settings: dict[str, Any]) -> Path:
-    """A recipe file of a table of tables."""
-    lines = []
-    for section, values in settings.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    path.write_text("\n".join(lines) + "\n")
+    """A recipe file."""
+    path.write_text(tomli_w.dumps(settings))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Deterministic four-domain instruction data (code, medical, finance, math) and plain text carrying the same skills."""
+"""Deterministic instruction data of four domains: code, medical, finance, math."""
 
 import hashlib
 import itertools
@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from thinwire.data.plain import plain
 from thinwire.data.vocabulary import ARGUMENTS, FUNCTIONS, GOODS, NAMES, OPERATIONS, THINGS, TREATMENTS
 
-__all__ = ["DOMAINS", "SPLITS", "examples", "plain"]
 DOMAINS = ("code", "medical", "finance", "math")
 SPLITS = ("train", "validation", "test")
 _Rule = Callable[[int, int], int]

@@ -1,4 +1,4 @@
-"""Names, things, operations and treatments that the generated examples and plain lines are made of."""
+"""Names, things, operations and treatments that the generated examples are made of."""
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Jane", "Tom")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stones")

@@ -129,7 +129,7 @@ class Coordinator:
             version=self.state.server.version,
             counted=self.counted.get(client.name, -1),
             client=asdict(client),
-            blobs=messages_for(self.federation, self.state, client),
+            blobs=tuple(messages_for(self.federation, self.state, client)),
         )
 
     def take(self, asked: Mapping[int, Request], replies: Replies) -> bool:

@@ -50,7 +50,7 @@ class Members:
             del self.nodes[name]
         self.turned_away = {node: why for node, why in self.turned_away.items() if node in nodes}
         new = nodes - set(self.nodes.values()) - set(self.turned_away)
-        return {node: Request("hello", self.run, recipe=self.setup.hello) for node in sorted(new)}
+        return {node: Request("hello", self.run, recipe=dict(self.setup.hello)) for node in sorted(new)}
 
     def meet(self, replies: Replies) -> list[Reply]:
         """Take in the sites that answered a hello and fit: their replies. The others are named, with the reason."""

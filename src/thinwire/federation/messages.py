@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from thinwire.settings import ConfigError, build, setting
 
 HEADER, BLOBS, BLOB = 1 << 22, 1 << 16, 1 << 40
 """Most bytes of a header, most blobs of a message, most bytes of a blob."""
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "Mapping[str, Any]": (dict,),
-}
 TASKS = ("hello", "round", "evaluate", "test", "catch-up", "finish")
-
-
-class Stream(Protocol):
-    """Bytes in and out, as of a socket or a file."""
-
-    def read(self, size: int, /) -> bytes: ...
-    def write(self, data: bytes, /) -> int: ...
-    def flush(self) -> None: ...
 
 
 class MessageError(ValueError):
@@ -42,18 +29,14 @@ class Request:
     server's. recipe: in hello only. client: the fields of `method.Client`. blobs: packed broadcasts, in order.
     """
 
-    task: str
-    run: str
+    task: str = setting(doc="what is asked", choices=TASKS)
+    run: str = setting(doc="the run's name")
     round: int = 0
     version: int = 0
     counted: int = -1
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    client: Mapping[str, Any] = field(default_factory=dict)
-    blobs: Sequence[bytes] = ()
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise MessageError(f"task {self.task!r}: allowed are {', '.join(TASKS)}")
+    recipe: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    blobs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +52,15 @@ class Reply:
     round: int = 0
     version: int | None = None
     problem: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    blobs: Sequence[bytes] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    blobs: tuple[bytes, ...] = ()
 
     @property
     def blob(self) -> bytes:
         return self.blobs[0] if self.blobs else b""
+
+
+Message = TypeVar("Message", Request, Reply)
 
 
 def header(message: Request | Reply) -> str:
@@ -92,57 +78,36 @@ def reply(text: str, blobs: Sequence[bytes]) -> Reply:
     return _built(Reply, text, blobs)
 
 
-def _built(kind: Any, text: str, blobs: Sequence[bytes]) -> Any:
+def _built(kind: type[Message], text: str, blobs: Sequence[bytes]) -> Message:
+    name = kind.__name__.lower()
     try:
         values = json.loads(text)
-        message = kind(**values, blobs=tuple(blobs))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise MessageError(f"no {kind.__name__.lower()}: {error}") from None
-    for spec in dataclasses.fields(kind):
-        good = TYPES.get(str(spec.type))
-        if good is not None and not isinstance(getattr(message, spec.name), good):
-            raise MessageError(f"no {kind.__name__.lower()}: {spec.name} = {getattr(message, spec.name)!r}")
-    return message
+        if not isinstance(values, dict):
+            raise MessageError(f"{name}: a header that is no table of values: {text[:60]}")
+        return build(kind, {**values, "blobs": tuple(blobs)}, name)
+    except (ConfigError, RecursionError) as error:
+        raise MessageError(str(error)[:300]) from None
+    except json.JSONDecodeError as error:
+        raise MessageError(f"{name}: a header that is no JSON: {error}") from None
 
 
-def write(stream: Stream, message: Request | Reply) -> None:
-    """One message: the header's length (u32) and text, the number of blobs (u32), each with its length (u64)."""
-    text = header(message).encode()
-    stream.write(struct.pack("<I", len(text)) + text + struct.pack("<I", len(message.blobs)))
+def send(connection: Connection, message: Request | Reply) -> None:
+    """One message: the number of its blobs and its header, then each blob. Nothing is pickled on the way."""
+    connection.send_bytes(f"{len(message.blobs)} {header(message)}".encode())
     for blob in message.blobs:
-        stream.write(struct.pack("<Q", len(blob)))
-        stream.write(blob)
-    stream.flush()
+        connection.send_bytes(blob)
 
 
-def read(stream: Stream) -> tuple[str, tuple[bytes, ...]]:
+def receive(connection: Connection) -> tuple[str, tuple[bytes, ...]]:
     """The header's text and the blobs of one message. Raises: MessageError, EOFError if the other side is gone."""
-    size = struct.unpack("<I", _exactly(stream, 4))[0]
-    if size > HEADER:
-        raise MessageError(f"a header of {size} bytes: allowed are {HEADER}")
-    text = _exactly(stream, size)
-    count = struct.unpack("<I", _exactly(stream, 4))[0]
-    if count > BLOBS:
-        raise MessageError(f"{count} blobs: allowed are {BLOBS}")
-    blobs = []
-    for _ in range(count):
-        length = struct.unpack("<Q", _exactly(stream, 8))[0]
-        if length > BLOB:
-            raise MessageError(f"a blob of {length} bytes: allowed are {BLOB}")
-        blobs.append(_exactly(stream, length))
     try:
-        return text.decode(), tuple(blobs)
+        count, _, text = connection.recv_bytes(HEADER).decode().partition(" ")
+        if not count.isdecimal() or int(count) > BLOBS:
+            raise MessageError(f"{count[:20]!r} blobs: allowed are 0 to {BLOBS}")
+        return text, tuple(connection.recv_bytes(BLOB) for _ in range(int(count)))
     except UnicodeDecodeError:
         raise MessageError("the header is no UTF-8 text") from None
-
-
-def _exactly(stream: Stream, size: int) -> bytes:
-    """`size` bytes; what is not there yet is not allocated."""
-    parts, left = [], size
-    while left:
-        part = stream.read(min(left, 1 << 20))
-        if not part:
-            raise EOFError("the other side closed the connection")
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise EOFError(str(error)) from None  # it ended within a message, or announced more than is allowed

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from thinwire.federation import messages
@@ -83,10 +84,9 @@ def ask(site: Path, request: Request, patience: float = 60.0, tries: int = 3) ->
     patience: seconds a trainer may take to listen. Raises: Unreachable.
     """
     for _ in range(tries):
-        with contextlib.suppress(EOFError, ConnectionError), reach(site, patience) as connection:
-            stream = connection.makefile("rwb")
-            messages.write(stream, request)
-            return messages.reply(*messages.read(stream))
+        with contextlib.suppress(EOFError, ConnectionError), Connection(reach(site, patience).detach()) as connection:
+            messages.send(connection, request)
+            return messages.reply(*messages.receive(connection))
     raise Unreachable(f"the trainer of {site} ended {tries} times while it worked; see {site / FOLDER / LOG}")
 
 

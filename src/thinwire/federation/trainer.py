@@ -13,6 +13,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from thinwire.federation import messages
@@ -65,13 +66,13 @@ class Resident:
 
     def _talk(self, connection: socket.socket) -> None:
         """One connection: requests and their replies, in order; whoever is not this user is shut out."""
-        with connection, contextlib.suppress(EOFError, OSError):
+        with connection, contextlib.suppress(EOFError, OSError, MessageError):
             if local.peer(connection) not in (os.geteuid(), 0):
                 LOG.error("user %d was refused", local.peer(connection))
                 return
-            with connection.makefile("rwb") as stream:
+            with Connection(connection.detach()) as stream:
                 while True:
-                    messages.write(stream, self._reply(*messages.read(stream)))
+                    messages.send(stream, self._reply(*messages.receive(stream)))
 
     def _reply(self, header: str, blobs: tuple[bytes, ...]) -> Reply:
         try:

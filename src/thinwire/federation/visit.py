@@ -107,7 +107,7 @@ class Visit:
             work = partial(self.work, held=held, state=state, missed=self.late(held))
             saved = self.private.play(work) if self.private else work(self.federation)
             self.store.save(saved)
-        return replace(blank, version=saved.version, facts=saved.facts, blobs=(saved.upload,))
+        return replace(blank, version=saved.version, facts=dict(saved.facts), blobs=(saved.upload,))
 
     def work(
         self, federation: Federation, held: Adapters, state: ClientState, missed: tuple[Change, dict[str, int]]

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thinwire.flower.folder import CA, ServerFolder, toml
+import tomli_w
+
+from thinwire.flower.folder import CA, ServerFolder
 from thinwire.flower.processes import environment, program
 from thinwire.storage.directory import RunDirectory, write_json
 from thinwire.storage.files import write_whole
@@ -18,9 +20,15 @@ CONNECTION, RUNS = "thinwire", "flower.json"
 
 APP = {
     "project": {"name": "thinwire-run", "version": "1.0.0", "description": "thinwire's apps; the code is installed"},
-    "tool.flwr.app": {"publisher": "thinwire"},
-    "tool.flwr.app.components": {"serverapp": "serverside:app", "clientapp": "clientside:app"},
-    "tool.flwr.app.config": {"rules": "", "output": ""},
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "thinwire",
+                "components": {"serverapp": "serverside:app", "clientapp": "clientside:app"},
+                "config": {"rules": "", "output": ""},
+            }
+        }
+    },
 }
 MODULES = {"serverside": "thinwire.flower.server_app", "clientside": "thinwire.flower.client_app"}
 
@@ -57,7 +65,7 @@ def connect(server: ServerFolder) -> None:
     """Tell Flower's command line where the server is."""
     home(server).mkdir(exist_ok=True)
     connection = {"address": server.link.local, "root-certificates": str(server.path / CA)}
-    text = toml({"superlink": {"default": CONNECTION}, f"superlink.{CONNECTION}": connection})
+    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
     put(home(server) / "config.toml", text)
 
 
@@ -85,11 +93,11 @@ def submit(server: ServerFolder, output: Path) -> str:
     """Start the run in a directory, or go on with it; Flower's id, noted in the directory too. Raises: ControlError."""
     app = server.path / "app"
     app.mkdir(exist_ok=True)
-    put(app / "pyproject.toml", toml(APP))
+    put(app / "pyproject.toml", tomli_w.dumps(APP))
     for name, module in MODULES.items():
         put(app / f"{name}.py", f"import {module} as installed\n\napp = installed.app\n")
     settings = output / "submitted.toml"
-    put(settings, toml({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
+    put(settings, tomli_w.dumps({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
     run = str(flwr(server, "run", str(app), CONNECTION, "--run-config", str(settings))["run-id"])
     write_json(output / RUNS, [*flower_runs(output), run])
     return run

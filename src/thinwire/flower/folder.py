@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import secrets
 import shutil
@@ -13,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from thinwire.config import read_toml
 from thinwire.federation.settings import WORD, Rules
@@ -80,7 +81,7 @@ def create(folder: Path, link: Link, sites: Sequence[str], recipe: Path | None, 
     write_private(server / "superexec.secret", secrets.token_hex(32).encode())
     quorum = max(1, len(sites) - len(sites) // 4)
     values = {**asdict(link), "rules": {**asdict(Rules()), "quorum": quorum}}
-    (server / SERVER).write_text(toml(values))
+    (server / SERVER).write_text(tomli_w.dumps(values))
     source = recipe or Path(__file__).parents[1] / "default.toml"
     shutil.copy(source, server / "recipe.toml")
     unit(server / "thinwire-server.service", f"thinwire federation {link.name}, server", "serve", server)
@@ -90,7 +91,7 @@ def create(folder: Path, link: Link, sites: Sequence[str], recipe: Path | None, 
         site.mkdir(parents=True, mode=0o700)
         shutil.copy(keys, site / CA)
         node_key(site / KEY, server / "nodes" / f"{name}.pub")
-        (site / LINK).write_text(toml(asdict(link)))
+        (site / LINK).write_text(tomli_w.dumps(asdict(link)))
         (site / "site.toml").write_text(SITE.format(name=name, federation=link.name))
         unit(site / "thinwire-site.service", f"thinwire federation {link.name}, site {name}", "join", site)
         parts.append(site)
@@ -235,12 +236,3 @@ def unit(path: Path, title: str, command: str, folder: Path) -> None:
         "Restart=always\nRestartSec=5\nKillMode=mixed\nUMask=0077\nNoNewPrivileges=yes\n\n"
         "[Install]\nWantedBy=multi-user.target\n"
     )
-
-
-def toml(values: dict[str, Any]) -> str:
-    """Plain values and one level of tables as TOML."""
-    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables]
-    for key, table in tables.items():
-        lines += ["", f"[{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Low-rank algebra on factors: stack, truncate, project. No (O, I) matrix is ever formed.
+"""Low-rank algebra on factors: stack, truncate, solve on a fixed factor. No (O, I) matrix is ever formed.
 
 Shapes: b (..., O, r), a (..., r, I), product `scale * b @ a` (..., O, I); leading dimensions are sites of equal shape.
 Sums over rows and every r-sized matrix are float64, results have the input's dtype; each function states its error.
@@ -14,7 +14,6 @@ from thinwire.lowrank.factors import (
     RANK_TOLERANCE,
     LowRank,
     basis,
-    distance,
     gram,
     inner,
     mean,
@@ -26,9 +25,9 @@ from thinwire.lowrank.factors import (
     truncate,
     unit_weights,
 )
-from thinwire.lowrank.few import best_of_few, mean_product
+from thinwire.lowrank.few import best_of_few
+from thinwire.lowrank.fixed import Fixed, bounded_shift
 from thinwire.lowrank.many import best_of_many
-from thinwire.lowrank.project import Fixed, bounded_shift, project
 
 __all__ = [
     "RANK_TOLERANCE",
@@ -39,15 +38,12 @@ __all__ = [
     "best_of_many",
     "best_of_mean",
     "bounded_shift",
-    "distance",
     "gram",
     "inner",
     "mean",
-    "mean_product",
     "norm",
     "outside",
     "principal",
-    "project",
     "split",
     "stack",
     "truncate",

@@ -81,11 +81,6 @@ def norm(x: LowRank) -> Tensor:
     return abs(x.scale) * torch.linalg.matrix_norm(left @ right.mT)
 
 
-def distance(x: LowRank, y: LowRank) -> Tensor:
-    """Frobenius norm of the difference of two products, float64 (...); see `norm` for its error."""
-    return norm(stack([x.double(), y.double()], [1.0, -1.0]))
-
-
 def basis(b: Tensor) -> Tensor:
     """Orthonormal columns (..., O, r) that span b's columns, float64; zeros in place of what RANK_TOLERANCE drops."""
     left, core = torch.linalg.qr(b.double())

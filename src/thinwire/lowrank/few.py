@@ -8,24 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from thinwire.lowrank.factors import BLOCK, LowRank
-from thinwire.lowrank.project import Fixed
+from thinwire.lowrank.factors import BLOCK
+from thinwire.lowrank.fixed import Fixed
 
 Terms = Iterable[tuple[float, Tensor, Tensor]]
 """(p_k, dA_k (r, I), dB_k (O, r)) by client; the weights sum to 1; may be gone through more than once."""
-
-
-def mean_product(site: LowRank, changes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> LowRank:
-    """`sum_k p_k (B + dB_k)(A + dA_k)` of inner rank K r without near-duplicate columns, float64, scale 1.
-
-    changes: (dA_k, dB_k). The first r columns hold the means, `(B + mean dB)(A + mean dA)`, the others differences
-    between clients only (see `differences`), so identical clients leave zeros.
-    """
-    total = sum(weights)
-    pairs = zip(weights, changes, strict=True)
-    means, terms = differences((p / total, da.double(), db.double()) for p, (da, db) in pairs)
-    a = torch.cat([site.a.double() + means[0], *(share * da for share, da, _ in terms)])
-    return LowRank(torch.cat([site.b.double() + means[1], *(db for _, _, db in terms)], dim=1), a)
 
 
 def differences(terms: Terms) -> tuple[tuple[Tensor, Tensor], list[tuple[float, Tensor, Tensor]]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thinwire.lowrank.factors import LowRank, inner
 from thinwire.lowrank.few import Terms
-from thinwire.lowrank.project import Fixed
+from thinwire.lowrank.fixed import Fixed
 
 OVERSAMPLING = 8
 """Columns beyond the rank that the iteration carries; more help little where the clients' differences are noise."""

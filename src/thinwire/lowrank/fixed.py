@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.lowrank.factors import RANK_TOLERANCE, LowRank, gram
+from thinwire.lowrank.factors import RANK_TOLERANCE, gram
 
 GRAM_LIMIT = 1e-4
 """Below this ratio of singular values the Gram matrix is too coarse, and QR and an SVD of R take its place."""
@@ -62,12 +62,6 @@ class Fixed:
             gain, share = self.s * inverse, square * inverse
             kept = mean if bool((share == 1).all()) else ((self.v * share[..., None, :]) @ self.v.mT).to(mean) @ mean
         return kept + (self.v * gain[..., None, :]).to(mean) @ seen.to(mean)
-
-
-def project(b: Tensor, mean: Tensor, rest: LowRank, damping: float | None = None) -> Tensor:
-    """The change DA (..., r, I) for which `b @ DA` is nearest `b @ mean + rest`, by `Fixed.solve`'s rules."""
-    fixed = Fixed.of(b)
-    return fixed.solve(mean, rest.scale * fixed.see(rest.b) @ rest.a.double(), damping)
 
 
 def bounded_shift(
