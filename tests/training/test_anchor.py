@@ -44,15 +44,18 @@ def test_the_pull_is_the_gradient_of_the_proximal_term():
 
 
 def test_a_strong_pull_keeps_a_client_near_its_start(tiny):
-    """With the real loop; the mean loss that is told is that of the examples alone."""
-    sgd = replace(CONFIG, optimizer="sgd", steps=12, learning_rate=0.5, clip=None)
+    """With the real loop; the mean loss that is told is that of the examples alone.
+
+    The rate is small: at a large one unclipped SGD is chaotic, and rounding decides how far a client gets.
+    """
+    sgd = replace(CONFIG, optimizer="sgd", steps=6, learning_rate=0.02, clip=None)
     lengths = []
-    for proximal in (0.0, 0.1, 1.5):
+    for proximal in (0.0, 5.0, 25.0):
         trainer, begin = set_up(tiny("llama"), replace(sgd, proximal=proximal))
         done = run(trainer, begin)
         lengths.append(sum(float((tensor - begin[key]).square().sum()) for key, tensor in done.adapters.items()) ** 0.5)
         assert done.losses[0] == pytest.approx(3.9, abs=2.0)
-    assert lengths[0] > lengths[1] > lengths[2] > 0
+    assert lengths[0] > 1.1 * lengths[1] > 1.2 * lengths[2] > 0
 
 
 def test_the_first_step_knows_no_pull(tiny):
