@@ -31,7 +31,7 @@ def test_the_label_set_is_sorted_numbers_by_value():
 
 @pytest.mark.parametrize("record", [{"text": "a"}, {"text": "a", "label": None}, {"text": "a", "label": ""}])
 def test_a_missing_label_is_named(record):
-    with pytest.raises(ConfigError, match=r"data\.label = 'label': a record has no label there; its columns are text"):
+    with pytest.raises(ConfigError, match=r"data\.label: a record, column 'label': there is no class; .* are 'text'"):
         label_set([record], SEQUENCE)
 
 
@@ -76,7 +76,7 @@ def test_every_word_has_its_label_once_and_in_order(tokenizer, pairs):
 
 
 def test_unequal_numbers_of_words_and_labels_are_named(tokenizer):
-    with pytest.raises(ConfigError, match=r"data\.label = 'label': 1 labels for the 2 words of 'a b'"):
+    with pytest.raises(ConfigError, match=r"data\.label: a record, column 'label': 1 labels for the 2 words of 'a b'"):
         encode_words([{"text": "a b", "label": "x"}], tokenizer, TOKEN, ("x",))
 
 
@@ -124,7 +124,7 @@ def test_iid_deals_the_tests_evenly_and_a_column_names_their_owner(news, write):
 
 def test_a_label_that_no_training_record_has_is_named(news, write):
     write("news.test.jsonl", rows("t1", "t77"))
-    said = r"data\.label = 'label': 't77' \(in the test records of news\) is none of the training records' labels: t0"
+    said = r"news\.test\.jsonl, line 2, column 'label': 't77' \(in the test records of news\) is none of .*: t0"
     with pytest.raises(ConfigError, match=said):
         load(config_of(news), 0)
     with pytest.raises(ConfigError, match=r"'t0' \(in the training records\) is none of data\.labels: t1, t77"):

@@ -139,7 +139,7 @@ def test_a_column_is_the_label_of_dirichlet(write):
         ({"evaluate": ("a", "b", "d")}, "no domain is left to train on"),
         ({"evaluate": ("c",), "split": "validation"}, "c: there are no validation or train records"),
         ({"partition": "column"}, r"data\.column is missing"),
-        ({"partition": "column", "column": "who"}, r"data\.column = 'who': none in a record of a, .* instruction"),
+        ({"partition": "column", "column": "who"}, r"a\.train\.jsonl, line 1, column 'who': nothing is there"),
         ({"partition": "dirichlet", "clients": ("a",)}, r"data\.column is missing: dirichlet"),
         ({"partition": "iid", "count": 999}, r"data\.count = 999"),
     ],
@@ -184,5 +184,5 @@ def test_a_client_without_a_usable_example_is_named(tokenizer):
         encode_all(Dataset({"ward": [{"instruction": "x", "response": ""}]}, {}, {}), tokenizer, DataConfig())
     with pytest.raises(ConfigError, match="tests of t: none of its 2 records fits"):
         encode_all(Dataset({}, {}, {"t": rows}), tokenizer, DataConfig(max_length=32))
-    with pytest.raises(ConfigError, match=r"client ward: data\.response: a record has no column 'response'"):
+    with pytest.raises(ConfigError, match=r"client ward: data\.response: a record, column 'response' is missing"):
         encode_all(Dataset({"ward": [{"instruction": "x"}]}, {}, {}), tokenizer, DataConfig())

@@ -73,7 +73,7 @@ def test_an_empty_response_is_no_example(tokenizer):
 @pytest.mark.parametrize("column", ["instruction", "response"])
 def test_a_missing_column_is_named_with_those_there_are(tokenizer, column):
     record = {key: value for key, value in RECORD.items() if key != column}
-    with pytest.raises(ConfigError, match=rf"data\.{column}: a record has no column '{column}'; it has .*input"):
+    with pytest.raises(ConfigError, match=rf"data\.{column}: a record, column '{column}' is missing; .*input"):
         one(record, tokenizer, DataConfig())
 
 
@@ -99,7 +99,7 @@ def test_plain_takes_the_loss_on_everything(tokenizer):
         assert split(one(record, tokenizer, config), tokenizer) == ("", "ab</s>")
     assert split(one({"instruction": "a", "response": "b"}, tokenizer, config), tokenizer) == ("", "a\nb</s>")
     assert one({"text": ""}, tokenizer, config) is None
-    with pytest.raises(ConfigError, match=r"data\.text: a record has no column 'text'; it has body"):
+    with pytest.raises(ConfigError, match=r"data\.text: a record, column 'text' is missing; the columns are 'body'"):
         one({"body": "a"}, tokenizer, config)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from thinwire.config import DataConfig
 from thinwire.data import IGNORED, Classified, Tagged
-from thinwire.data.readers import Record
 from thinwire.data.templates import Tokenizer
-from thinwire.settings import ConfigError
+from thinwire.data.values import Record, as_label, as_labels, as_text, as_words, at, by_value, columns, missing, shown
+from thinwire.settings import ConfigError, listed
 
 Offsets = Sequence[tuple[int, int]]
 """Of each token: where it begins and ends in the text; (0, 0) if it is none of the text."""
@@ -18,27 +18,26 @@ Offsets = Sequence[tuple[int, int]]
 def label_set(records: Iterable[Record], config: DataConfig) -> tuple[str, ...]:
     """`data.labels`, or every label of the records, sorted: numbers by value, then words. Raises: ConfigError."""
     if config.labels:
-        return config.labels
-    found = {label for record in records for label in labels_of(record, config)}
-    return tuple(sorted(found, key=lambda label: (0, int(label), "") if _is_integer(label) else (1, 0, label)))
+        return tuple(as_label(label, "data.labels") for label in config.labels)
+    return tuple(sorted({label for record in records for label in labels_of(record, config)}, key=by_value))
 
 
 def labels_of(record: Record, config: DataConfig) -> list[str]:
     """The labels of a record: one, or with `data.task` = token one a word. Raises: ConfigError for a missing one."""
-    value = record.get(config.label)
-    if value is None or value == "":
-        columns = ", ".join(map(str, record))
-        raise ConfigError(f"data.label = {config.label!r}: a record has no label there; its columns are {columns}")
-    return _words(value) if config.task == "token" else [str(value)]
+    value, place = record.get(config.label), at(record, config.label, "label")
+    labels = as_labels(value, place) if config.task == "token" else [as_label(value, place)]
+    if labels in ([], [""]):
+        raise ConfigError(f"{place}: there is no class; the columns are {columns(record)}")
+    return labels
 
 
 def text_of(record: Record, config: DataConfig) -> Any:
-    """What is classified: a text, or its words. Raises: ConfigError for a missing column."""
-    value = record.get(config.text)
-    if value is None:
-        columns = ", ".join(map(str, record))
-        raise ConfigError(f"data.text = {config.text!r}: a record has no text there; its columns are {columns}")
-    return value
+    """What is classified: a text, or its words. Raises: ConfigError for a missing one."""
+    value, place = record.get(config.text), at(record, config.text, "text")
+    found = as_words(value, place) if config.task == "token" else as_text(value, place)
+    if missing(value):
+        raise ConfigError(f"{place}: there is no text; the columns are {columns(record)}")
+    return found
 
 
 def check_labels(records: Iterable[Record], classes: Sequence[str], config: DataConfig, where: str) -> None:
@@ -47,16 +46,16 @@ def check_labels(records: Iterable[Record], classes: Sequence[str], config: Data
     for record in records:
         for label in labels_of(record, config):
             if label not in known:
-                shown = ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
                 what = "data.labels" if config.labels else "the training records' labels"
-                raise ConfigError(f"data.label = {config.label!r}: {label!r} ({where}) is none of {what}: {shown}")
+                place = at(record, config.label, "label")
+                raise ConfigError(f"{place}: {label!r} ({where}) is none of {what}: {listed(classes, 8)}")
 
 
 def encode_texts(
     records: Sequence[Record], tokenizer: Tokenizer, config: DataConfig, classes: Sequence[str]
 ) -> list[list[Classified]]:
     """One example a record, cut at `data.max_length` tokens; none where the text has no token."""
-    texts = [str(text_of(record, config)) for record in records]
+    texts = [text_of(record, config) for record in records]
     rows = _tokenised(texts, tokenizer, config)["input_ids"]
     number = {label: index for index, label in enumerate(classes)}
     return [
@@ -73,12 +72,12 @@ def encode_words(
     Words and labels are lists, or texts that are split at white space. Raises: ConfigError if their numbers differ.
     """
     number = {label: index for index, label in enumerate(classes)}
-    words = [_words(text_of(record, config)) for record in records]
+    words = [text_of(record, config) for record in records]
     labels = [[number[label] for label in labels_of(record, config)] for record in records]
-    for own, tags in zip(words, labels, strict=True):
+    for record, own, tags in zip(records, words, labels, strict=True):
         if len(own) != len(tags):
-            text = " ".join(own)[:60]
-            raise ConfigError(f"data.label = {config.label!r}: {len(tags)} labels for the {len(own)} words of {text!r}")
+            what = f"{len(tags)} labels for the {len(own)} words of {shown(' '.join(own))}"
+            raise ConfigError(f"{at(record, config.label, 'label')}: {what}")
     rows = _tokenised([" ".join(own) for own in words], tokenizer, config, offsets=True)
     examples = [
         Tagged(tuple(row), _spread(own, tags, places))
@@ -117,10 +116,3 @@ def _spread(words: Sequence[str], labels: Sequence[int], places: Offsets) -> tup
         begins += len(word) + 1
     return tuple(spread)
 
-
-def _words(value: Any) -> list[str]:
-    return value.split() if isinstance(value, str) else [str(word) for word in value]
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 
 from thinwire.config import DataConfig
-from thinwire.data.readers import Record
 from thinwire.data.sources import Splits
+from thinwire.data.values import Record, at, columns, text_in
 from thinwire.randomness import derive
 from thinwire.settings import ConfigError
 
@@ -57,10 +57,10 @@ def tails(records: Sequence[Record], share: float, column: str) -> tuple[list[Re
     rest, aside = [], []
     for record in records:
         if column not in record:
-            raise ConfigError(f"data.text: a record has no column {column!r}; it has {', '.join(map(str, record))}")
-        text = str(record[column])
+            raise ConfigError(f"{at(record, column, 'text')} is missing; the columns are {columns(record)}")
+        text = text_in(record, column, "text")
         end = len(text[: round((1 - share) * len(text))].rpartition(" ")[0])
-        rest.append({**record, column: text[:end] if end else text})
+        rest.append(record.changed(column, text[:end] if end else text))
         if end:
-            aside.append({**record, column: text[end + 1 :]})
+            aside.append(record.changed(column, text[end + 1 :]))
     return rest, aside

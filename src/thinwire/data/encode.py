@@ -10,8 +10,8 @@ from thinwire.data import Example
 from thinwire.data.classify import encode_texts, encode_words
 from thinwire.data.images import encode_images
 from thinwire.data.load import Dataset
-from thinwire.data.readers import Record
 from thinwire.data.templates import Tokenizer, encode_many, prompt_tokens
+from thinwire.data.values import Record
 from thinwire.settings import ConfigError
 
 

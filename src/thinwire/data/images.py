@@ -14,7 +14,7 @@ import torch
 from thinwire.config import DataConfig
 from thinwire.data import Picture
 from thinwire.data.classify import labels_of
-from thinwire.data.readers import Record
+from thinwire.data.values import Record
 from thinwire.settings import ConfigError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -44,7 +44,8 @@ def digits() -> dict[str, Any]:
         found = load_digits()
         pixels = np.round(found.images * (255 / 16)).astype(int).tolist()
         labels = found.target.tolist()
-        return [{"image": image, "label": label} for image, label in zip(pixels, labels, strict=True)]
+        rows = enumerate(zip(pixels, labels, strict=True), start=1)
+        return [Record({"image": image, "label": label}, "digits, record", number) for number, (image, label) in rows]
 
     return {"digits": {"train": read}}
 
@@ -102,7 +103,7 @@ def _read(folder: Path) -> list[Record]:
     paths = sorted(path for path in folder.glob("*/*") if _is_image(path))
     if not paths:
         raise ConfigError(f"{folder} holds no LABEL/FILE with an image ({', '.join(SUFFIXES)})")
-    return [{"image": path.read_bytes(), "label": path.parent.name} for path in paths]
+    return [Record({"image": path.read_bytes(), "label": path.parent.name}, str(path)) for path in paths]
 
 
 def _is_image(path: Path) -> bool:

@@ -9,8 +9,8 @@ from thinwire.config import DataConfig
 from thinwire.data import partition
 from thinwire.data.classify import check_labels, label_set, labels_of
 from thinwire.data.divide import divide
-from thinwire.data.readers import Record
 from thinwire.data.sources import Catalogue, open_source
+from thinwire.data.values import Record, as_label, at, columns
 from thinwire.randomness import derive, permutation
 from thinwire.settings import ConfigError, unknown
 
@@ -141,7 +141,7 @@ def _owners(
     if config.partition == "file":
         return [domain if domain in clients else None] * len(tests)
     if config.partition == "column":
-        values = [str(record.get(config.column or "")) for record in tests]
+        values = [_name(record, config.column or "") for record in tests]
         return [value if value in clients else None for value in values]
     if config.partition == "iid":
         order = permutation(derive(seed, "data.iid.test", domain), len(tests))
@@ -175,9 +175,14 @@ def _dirichlet_labels(pool: list[tuple[str, Record]], config: DataConfig) -> lis
 def _values(pool: list[tuple[str, Record]], config: DataConfig) -> list[str]:
     if config.column is None:
         raise ConfigError("data.column is missing: partition by column needs the column that names the client")
-    for domain, record in pool:
-        if record.get(config.column) is None:
-            raise ConfigError(
-                f"data.column = {config.column!r}: none in a record of {domain}, which has {', '.join(record)}"
-            )
-    return [str(record[config.column]) for _, record in pool]
+    names = [_name(record, config.column) for _, record in pool]
+    if "" in names:
+        record = pool[names.index("")][1]
+        raise ConfigError(
+            f"{at(record, config.column, 'column')}: nothing is there; the columns are {columns(record)}"
+        )
+    return names
+
+
+def _name(record: Record, column: str) -> str:
+    return as_label(record.get(column), at(record, column, "column"))

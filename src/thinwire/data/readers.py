@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from thinwire.data.values import Record
 from thinwire.settings import ConfigError
 
-Record = dict[str, Any]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
@@ -62,7 +62,7 @@ def _jsonl(path: Path, file: TextIO) -> Iterator[Record]:
             raise ConfigError(f"{path}, line {number}: not JSON ({error}): {_shorten(line)}") from error
         if not isinstance(record, dict):
             raise ConfigError(f"{path}, line {number}: not a JSON object: {_shorten(line)}")
-        yield record
+        yield Record(record, f"{path}, line", number)
 
 
 def _csv(path: Path, file: TextIO) -> Iterator[Record]:
@@ -75,7 +75,7 @@ def _csv(path: Path, file: TextIO) -> Iterator[Record]:
             if None in row or None in row.values():
                 found = f"{_fields(row)} fields, but the header has {len(names)}"
                 raise ConfigError(f"{path}, line {reader.line_num}: {found}")
-            yield row
+            yield Record(row, f"{path}, line", reader.line_num)
     except csv.Error as error:
         raise ConfigError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
 
@@ -91,9 +91,10 @@ def _parquet(path: Path) -> list[Record]:
     except ImportError as error:
         raise extra_missing(f"{path}: Parquet", "pyarrow") from error
     try:
-        return parquet.read_table(path).to_pylist()
+        rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(f"{path} is not readable Parquet: {error}") from error
+    return [Record(row, f"{path}, record", number) for number, row in enumerate(rows, start=1)]
 
 
 def _shorten(line: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from thinwire.config import DataConfig
 from thinwire.data import generator, images
-from thinwire.data.readers import SUFFIXES, Record, extra_missing, read, suffix
+from thinwire.data.readers import SUFFIXES, extra_missing, read, suffix
+from thinwire.data.values import Record
 from thinwire.settings import ConfigError
 
 SPLITS = ("train", "validation", "test")
@@ -80,7 +81,8 @@ def _generate(config: DataConfig, domain: str, split: str, seed: int) -> list[Re
     field = "train_limit" if split == "train" else "test_limit"
     count = getattr(config, field) or GENERATED[split]
     try:
-        return [dict(record) for record in generator.examples(domain, split, count, seed)]
+        rows = enumerate(generator.examples(domain, split, count, seed), start=1)
+        return [Record(row, f"{domain}.{split}, record", number) for number, row in rows]
     except ValueError as error:
         raise ConfigError(f"data.{field} = {count}: the generator says: {error}") from error
 
@@ -164,18 +166,19 @@ def _data_set(source: str) -> Catalogue:
         what = "no data set" if Path(path).is_dir() else "not `generator`, no file or folder here, and no data set"
         raise ConfigError(f"data.source = {source!r}: {what} that the datasets library can load ({reason})") from error
     parts = loaded if isinstance(loaded, dict) else {"train": loaded}
-    splits: Splits = {split: partial(_rows, parts[split]) for split in SPLITS if split in parts}
+    origins = {split: f"{source}, {split} record" for split in SPLITS if split in parts}
+    splits: Splits = {split: partial(_rows, parts[split], origin) for split, origin in origins.items()}
     if not splits:
         raise ConfigError(f"data.source = {source!r}: its splits are {', '.join(parts)}, none is {', '.join(SPLITS)}")
     return {Path(path).resolve().name: splits}
 
 
-def _rows(split: Any) -> list[Record]:
+def _rows(split: Any, origin: str) -> list[Record]:
     """Records of a `datasets.Dataset`, its class labels, also those in lists, as their names."""
     for column, feature in split.features.items():
         if type(feature).__name__ == "Image":
             split = split.cast_column(column, type(feature)(decode=False))
-    rows = [dict(row) for row in split]
+    rows = [Record(row, origin, number) for number, row in enumerate(split, start=1)]
     for column, feature in split.features.items():
         inner = getattr(feature, "feature", None)
         if hasattr(feature, "int2str"):

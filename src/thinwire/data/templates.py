@@ -12,7 +12,7 @@ from typing import Any
 
 from thinwire.config import DataConfig
 from thinwire.data import IGNORED, Example
-from thinwire.data.readers import Record
+from thinwire.data.values import Record, at, columns, text_in
 from thinwire.settings import ConfigError
 
 Tokenizer = Any  # a transformers PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ def texts(record: Record, tokenizer: Tokenizer, config: DataConfig) -> tuple[str
     if config.template == "plain":
         return _plain(record, config)
     instruction = _column(record, config.instruction, "instruction")
-    context = _text(record.get(config.context))
+    context = text_in(record, config.context, "context")
     response = answer(record, config)
     if config.template == "chat":
         question = f"{instruction}\n\n{context}" if context else instruction
@@ -69,9 +69,9 @@ def texts(record: Record, tokenizer: Tokenizer, config: DataConfig) -> tuple[str
 
 def _plain(record: Record, config: DataConfig) -> tuple[str, str]:
     """A text column is all response; otherwise the columns that are there, a line each, the last as the response."""
-    names = (config.instruction, config.context, config.response)
-    lines = [text for text in (_text(record.get(name)) for name in names) if text]
-    if not any(name in record for name in names):
+    fields = {name: getattr(config, name) for name in ("instruction", "context", "response")}
+    lines = [text for text in (text_in(record, column, field) for field, column in fields.items()) if text]
+    if not any(column in record for column in fields.values()):
         lines = [_column(record, config.text, "text")]
     *prompt, response = lines or [""]
     return "".join(line + "\n" for line in prompt), response
@@ -112,9 +112,5 @@ def _chunks(prompt: list[int], response: list[int], most: int) -> list[Example]:
 
 def _column(record: Record, column: str, field: str) -> str:
     if column not in record:
-        raise ConfigError(f"data.{field}: a record has no column {column!r}; it has {', '.join(map(str, record))}")
-    return _text(record[column])
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+        raise ConfigError(f"{at(record, column, field)} is missing; the columns are {columns(record)}")
+    return text_in(record, column, field)

@@ -11,6 +11,7 @@ from thinwire import __version__
 from thinwire.adapters import Adapters
 from thinwire.config import DataConfig
 from thinwire.data.templates import texts
+from thinwire.data.values import Record
 from thinwire.simulation.session import Session
 from thinwire.wire import FORMAT
 
@@ -64,7 +65,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def template_hash(config: DataConfig, tokenizer: Any) -> str:
     """SHA-256 over the template's name, the longest sequence, and what a probe record becomes."""
-    columns = dict(zip((config.instruction, config.context, config.response), PROBE, strict=True))
+    columns = Record(dict(zip((config.instruction, config.context, config.response), PROBE, strict=True)))
     written = texts(columns, tokenizer, config)
     return sha256(json.dumps([config.template, config.max_length, *written]))
 
