@@ -125,6 +125,14 @@ def recipe_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def loading_torch() -> contextlib.AbstractContextManager[None]:
+    """Around an import that may take seconds on a cold disk."""
+    from thinwire.report.live import silence_libraries, waiting
+
+    silence_libraries()
+    return waiting("loading torch and transformers")
+
+
 def run_recipe(options: argparse.Namespace) -> int:
     from thinwire.config import load_recipe
 
@@ -164,16 +172,16 @@ def follow(options: argparse.Namespace, new: Recipe | None, scratch: Path) -> in
 
 
 def lead(options: argparse.Namespace, new: Recipe | None) -> int:
-    from thinwire.report.live import silence_libraries, watch
-    from thinwire.report.table import print_summary
-
-    silence_libraries()
     from safetensors import SafetensorError
 
-    from thinwire.simulation import run as simulation
-    from thinwire.simulation.rounds import RunStopped
-    from thinwire.storage.checkpoint import CheckpointError
-    from thinwire.storage.directory import RunDirectory, as_json, free_directory
+    from thinwire.report.live import watch
+    from thinwire.report.table import print_summary
+
+    with loading_torch():
+        from thinwire.simulation import run as simulation
+        from thinwire.simulation.rounds import RunStopped
+        from thinwire.storage.checkpoint import CheckpointError
+        from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
     if new is None:
         directory = RunDirectory(options.resume)
@@ -225,21 +233,23 @@ def show_data(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from thinwire.config import load_recipe
-    from thinwire.report.live import silence_libraries
+    from thinwire.report.live import waiting
 
     recipe = load_recipe(options.recipe, options.set)
-    silence_libraries()
-    from thinwire.data import summary
-    from thinwire.data.encode import encode_all
-    from thinwire.data.load import load
-    from thinwire.models import load_tokenizer
+    with loading_torch():
+        from thinwire.data import summary
+        from thinwire.data.encode import encode_all
+        from thinwire.data.load import load
+        from thinwire.models import load_tokenizer
 
-    dataset = load(recipe.data, recipe.run.seed)
+    with waiting("reading the data"):
+        dataset = load(recipe.data, recipe.run.seed)
     console = Console()
     if recipe.data.task == "image":
         console.print(summary.table(dataset))
     else:
-        found = encode_all(dataset, load_tokenizer(recipe.model), recipe.data)
+        with waiting("tokenising the data"):
+            found = encode_all(dataset, load_tokenizer(recipe.model), recipe.data)
         console.print(summary.table(dataset, found.clients))
         if found.skipped:
             skipped = listed(f"{name} {count}" for name, count in found.skipped.items())
@@ -253,13 +263,14 @@ def show_data(options: argparse.Namespace) -> int:
 def export_adapter(options: argparse.Namespace) -> int:
     if options.rank is not None and options.rank < 1:
         raise ConfigError(f"--rank {options.rank}: allowed is an integer >= 1")
-    from thinwire.report.live import silence_libraries
+    with loading_torch():
+        from thinwire.simulation.exporting import export_run
+        from thinwire.storage.directory import RunDirectory
 
-    silence_libraries()
-    from thinwire.simulation.exporting import export_run
-    from thinwire.storage.directory import RunDirectory
+    from thinwire.report.live import waiting
 
-    done = export_run(RunDirectory(options.directory), options.to, options.rank, options.merged)
+    with waiting("loading the model and writing what is exported"):
+        done = export_run(RunDirectory(options.directory), options.to, options.rank, options.merged)
     what = "model" if options.merged else f"adapter of rank {done['rank']}"
     error = f", relative error {done['relative_error']:.2g}" if done["relative_error"] else ""
     print(f"{what} after {done['rounds']} rounds: {done['to']}{error}")
@@ -268,15 +279,14 @@ def export_adapter(options: argparse.Namespace) -> int:
 
 def search_recipe(options: argparse.Namespace) -> int:
     from thinwire.config import load_recipe
+    from thinwire.report.live import watch
 
     recipe = load_recipe(options.recipe, options.set)
-    from thinwire.report.live import silence_libraries, watch
-
-    silence_libraries()
-    from thinwire.report.search import picture, print_search
-    from thinwire.simulation import run as simulation
-    from thinwire.simulation.search import Measured, Point, search
-    from thinwire.storage.directory import RunDirectory, as_json
+    with loading_torch():
+        from thinwire.report.search import picture, print_search
+        from thinwire.simulation import run as simulation
+        from thinwire.simulation.search import Measured, Point, search
+        from thinwire.storage.directory import RunDirectory, as_json
 
     recipe = simulation.checked(recipe)
     folder = options.to or Path("runs") / f"search-{recipe.method['name']}-seed{recipe.run.seed}"

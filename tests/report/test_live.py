@@ -1,13 +1,16 @@
 """Progress stays short, however many clients there are."""
 
 import io
+import re
+import time
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from thinwire.report.live import SHOWN, Live
+from thinwire.report import live as display
+from thinwire.report.live import SHOWN, Live, waiting
 from thinwire.storage.state import Totals
 
 
@@ -38,3 +41,36 @@ def test_hundreds_of_clients_take_a_few_lines_a_round(rounds):
     assert f"note: round {rounds}: {500 - SHOWN} more clients did not count; see metrics.jsonl" in lines
     assert "805 clients, loss 1.000" in lines[-2]
     assert max(map(len, lines)) < 120
+
+
+def test_a_run_in_which_nothing_travels_says_so():
+    assert "nothing travels" in shown(2, 0)[-1]
+
+
+def test_names_and_losses_are_no_markup():
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    live = Live(console, Progress(console=console))
+    live.phase("[/red] FedSRD", 1)
+    live.line({"round": 0, "client": "[/bold] ward [x]", "loss": 1.0, "status": "refused: [/oops]"})
+    live.round(SimpleNamespace(round=1, totals=Totals()))
+    live.progress.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    assert "[/oops]" in plain
+    assert "[/red] FedSRD" in plain
+
+
+def test_scoring_shows_how_far_it_is_in_a_log_too(monkeypatch):
+    monkeypatch.setattr(display, "QUIET", 0.0)
+    console = Console(file=io.StringIO(), width=200)
+    live = Live(console, Progress(console=console, disable=True))
+    live.scoring("scoring the base", 1500)
+    live.scored(1000)
+    assert console.file.getvalue().splitlines() == ["scoring the base: 1,500 examples", "  1,000 examples so far"]
+
+
+@pytest.mark.parametrize(("patience", "said"), [(0.0, ["loading [torch]"]), (60.0, [])])
+def test_only_a_long_wait_is_worth_a_word(monkeypatch, capsys, patience, said):
+    monkeypatch.setattr(display, "PATIENCE", patience)
+    with waiting("loading [torch]"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err.splitlines() == said

@@ -31,9 +31,16 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
+    scores: list[int] = field(default_factory=list)
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
         self.phases.append(text)
+
+    def scoring(self, text: str, examples: int | None) -> None:
+        self.phases.append(text)
+
+    def scored(self, examples: int) -> None:
+        self.scores.append(examples)
 
     def line(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

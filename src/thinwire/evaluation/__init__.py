@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +93,10 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     return float((2 * right[either > 0] / either[either > 0]).mean())
 
 
+def unheard(examples: int) -> None:
+    """Tells nobody."""
+
+
 def evaluate(base: Base, model: Any, adapters: Adapters | None, examples: Sequence[Example], batch: int = 32) -> Scores:
     """Scores of `adapters` on the base, or of the base alone for None. Leaves `adapters` in the model.
 
@@ -103,9 +107,16 @@ def evaluate(base: Base, model: Any, adapters: Adapters | None, examples: Sequen
 
 @torch.no_grad()
 def predict(
-    base: Base, model: Any, adapters: Adapters | None, examples: Sequence[Example], batch: int = 32
+    base: Base,
+    model: Any,
+    adapters: Adapters | None,
+    examples: Sequence[Example],
+    batch: int = 32,
+    tell: Callable[[int], None] = unheard,
 ) -> Outcomes:
     """What `adapters` on the base, or the base alone for None, make of each target. Leaves `adapters` in the model.
+
+    `tell` hears after every forward pass how many examples it scored.
 
     Exact match is that of greedy decoding, without decoding: greedy decoding writes the response if and only if the
     largest logit is the right one at each of its positions, given the right ones before.
@@ -125,6 +136,7 @@ def predict(
             rows = np.array(order[done : done + len(part)])[data.rows.cpu().numpy()]
             found.append((rows, *(tensor.cpu().numpy() for tensor in (data.targets, logits.argmax(dim=1), nats))))
             classifies, done = not data.writes, done + len(part)
+            tell(len(part))
     none = np.empty(0, np.int64)
     empty = (none, none, none, np.empty(0, np.float32))
     columns = [np.concatenate(column) for column in zip(empty, *found, strict=True)]

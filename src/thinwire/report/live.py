@@ -8,11 +8,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from thinwire.storage.directory import Line
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Clients that are named in one round; the others are counted."""
+QUIET = 10.0
+"""Seconds after which a log without a terminal says again how far scoring is."""
+PATIENCE = 1.0
+"""Seconds after which a wait is worth a word."""
 
 
 def silence_libraries() -> None:
@@ -39,21 +46,38 @@ class Live:
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console, self.progress = console, progress
         self.task = progress.add_task("starting", total=None, detail="")
-        self.began, self.first, self.rounds = time.monotonic(), 0, 0
+        self.began = self.said = time.monotonic()
+        self.first = self.done = self.total = 0
         self.losses: dict[str, float | None] = {}
         self.troubles = 0
         self.title = self.privacy = ""
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
-        self.title, self.rounds, self.first, self.began = text, rounds or 0, done, time.monotonic()
-        self.privacy = ""
-        self.progress.reset(self.task, description=text, total=rounds, completed=done, detail="")
+        self._begin(text, rounds, done)
         if not self.console.is_terminal:
-            self.console.print(text if rounds is None else f"{text}: {rounds - done} rounds")
+            self.console.print(text if rounds is None else f"{text}: {rounds - done} rounds", markup=False)
+
+    def scoring(self, text: str, examples: int | None) -> None:
+        self._begin(text, examples, 0)
+        if not self.console.is_terminal:
+            self.console.print(f"{text}: {examples:,} examples" if examples else text, markup=False)
+
+    def scored(self, examples: int) -> None:
+        self.done += examples
+        self.progress.update(self.task, completed=self.done, detail=f"{self.done:,} examples")
+        if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
+            self.said = time.monotonic()
+            self.console.print(f"  {self.done:,} examples so far", markup=False)
+
+    def _begin(self, text: str, total: int | None, done: int) -> None:
+        self.title, self.total, self.first, self.done = text, total or 0, done, done
+        self.began = self.said = time.monotonic()
+        self.privacy = ""
+        self.progress.reset(self.task, description=escape(text), total=total, completed=done, detail="")
 
     def line(self, line: Line) -> None:
         self.losses[line["client"]] = line["loss"]
-        self.progress.update(self.task, detail=self.clients())
+        self.progress.update(self.task, detail=escape(self.clients()))
         if line["status"] != "counted":
             self.troubles += 1
             if self.troubles <= SHOWN:
@@ -63,12 +87,12 @@ class Live:
         self.privacy = f"  epsilon {epsilon:.3g} (delta {delta:.0e})"
 
     def round(self, state: State) -> None:
-        totals = state.totals
-        detail = f"{self.clients()}  up {megabytes(totals.bytes_up)}  down {megabytes(totals.bytes_down)}{self.privacy}"
-        self.progress.update(self.task, completed=state.round, detail=detail)
+        detail = f"{self.clients()}  {travelled(state)}{self.privacy}"
+        self.progress.update(self.task, completed=state.round, detail=escape(detail))
         if not self.console.is_terminal:
-            left = (time.monotonic() - self.began) / (state.round - self.first) * (self.rounds - state.round)
-            self.console.print(f"  round {state.round}/{self.rounds}  {detail}  {left:.0f} s left", soft_wrap=True)
+            left = (time.monotonic() - self.began) / (state.round - self.first) * (self.total - state.round)
+            text = f"  round {state.round}/{self.total}  {detail}  {left:.0f} s left"
+            self.console.print(text, soft_wrap=True, markup=False)
         if self.troubles > SHOWN:
             self.warn(f"round {state.round}: {self.troubles - SHOWN} more clients did not count; see metrics.jsonl")
         self.losses, self.troubles = {}, 0
@@ -91,7 +115,7 @@ def watch(directory: Path, quiet: bool = False) -> Iterator[Live]:
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.completed:.0f}/{task.total}"),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -99,6 +123,31 @@ def watch(directory: Path, quiet: bool = False) -> Iterator[Live]:
     console.print(f"run directory: {directory}", soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or quiet) as progress:
         yield Live(console, progress)
+
+
+@contextmanager
+def waiting(text: str, quiet: bool = False) -> Iterator[None]:
+    """Says on standard error what is being waited for, if it takes longer than `PATIENCE`; a spinner on a terminal."""
+    console = Console(stderr=True, quiet=quiet)
+    status = console.status(escape(text))
+    show = status.start if console.is_terminal else partial(console.print, text, markup=False)
+    timer = Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
+
+
+def travelled(state: State) -> str:
+    """The bytes of a run so far."""
+    totals = state.totals
+    if not totals.bytes_up and not totals.bytes_down:
+        return "nothing travels"
+    return f"up {megabytes(totals.bytes_up)}  down {megabytes(totals.bytes_down)}"
 
 
 def megabytes(count: float) -> str:

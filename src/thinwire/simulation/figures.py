@@ -31,6 +31,12 @@ class HeldOut:
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     owners: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
+    def count(self, owner: str | None = None) -> int:
+        """How many there are, in all or of one client."""
+        if owner is None:
+            return sum(map(len, self.examples.values()))
+        return sum(names.count(owner) for names in map(list, self.owners.values()))
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -36,12 +36,15 @@ def has_personal(session: Session, method: Method) -> bool:
     return method.federates and (type(method).personal is not Method.personal or session.recipe.run.tune_steps > 0)
 
 
-def judge_personal(session: Session, method: Method, state: State, directory: RunDirectory) -> Found:
-    """Every client's own adapters, on its own held-out examples."""
+def judge_personal(
+    session: Session, method: Method, state: State, directory: RunDirectory, tell: Callable[[int], None]
+) -> Found:
+    """Every client's own adapters, on its own held-out examples; `tell` hears how many examples were scored."""
     found, federation = Found(), session.federation(method)
     for client in federation.clients:
         for column, own in own_adapters(session, federation, state, client):
-            found.judged.setdefault(column, {})[client.name] = session.judge(own.adapters, session.tests, client.name)
+            judged = session.judge(own.adapters, session.tests, client.name, tell)
+            found.judged.setdefault(column, {})[client.name] = judged
             found.figures.setdefault(client.name, {}).update(own.figures)
             if session.recipe.run.export_clients and column != TUNED:
                 peft_bridge.export(session.model, own.adapters, directory.client(client.name) / column)

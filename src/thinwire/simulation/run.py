@@ -35,6 +35,8 @@ class Watcher(Protocol):
     """Who is told how a run goes on."""
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None: ...
+    def scoring(self, text: str, examples: int | None) -> None: ...
+    def scored(self, examples: int) -> None: ...
     def line(self, line: Line) -> None: ...
     def spent(self, epsilon: float, delta: float) -> None: ...
     def round(self, state: State) -> None: ...
@@ -61,15 +63,15 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool 
         if session.secret is not None:
             keep_secret(directory.checkpoints, session.secret)
     with clock() as seconds:
-        watcher.phase("scoring the base")
+        watcher.scoring("scoring the base", session.tests.count())
         with span("eval"):
-            before = session.judge(session.initial, session.tests)
+            before = session.judge(session.initial, session.tests, tell=watcher.scored)
         state, finals = play_all(session, method, directory, watcher)
         alone = alone_judged(session, state.round, method, directory, watcher, finals)
         own = Found()
         if has_personal(session, method):
-            watcher.phase("scoring each client's own adapters")
-            own = judge_personal(session, method, state, directory)
+            watcher.scoring("scoring each client's own adapters", None)
+            own = judge_personal(session, method, state, directory, watcher.scored)
     found = figures(session.tests, before, finals, alone, session.whole, own.judged)
     write_json(directory.path / "clients.json", with_figures(client_rows(found, session.metrics), own.figures))
     summary = summarise(session, method, state, found)
@@ -102,12 +104,13 @@ def play_all(
         directory.append(lines + more)
         state = checkpoint.save(state, directory.checkpoints)
         watcher.round(state)
-    watcher.phase("scoring")
     alone = method.federates or len(state.clients) == 1
     judged: dict[str, Judged] = {}
     for owner, adapters in final_adapters(method, state):
+        whose = None if alone or session.whole else owner
+        watcher.scoring("scoring" if alone else f"scoring {owner}", session.tests.count(whose))
         with span("eval"):
-            judged[owner] = session.judge(adapters, session.tests, None if alone or session.whole else owner)
+            judged[owner] = session.judge(adapters, session.tests, whose, watcher.scored)
         place = directory.adapter if alone else directory.adapter_of(owner)
         peft_bridge.export(session.model, adapters, place, session.recipe.run.export_rank)
     return state, judged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from thinwire.data import Example
 from thinwire.data.divide import HELD_OUT
 from thinwire.data.encode import encode_all
 from thinwire.data.load import load
-from thinwire.evaluation import Outcomes, Scores, predict
+from thinwire.evaluation import Outcomes, Scores, predict, unheard
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models import Base, load_base
@@ -91,13 +91,22 @@ class Session:
         wanted = self.recipe.run.references
         return len(self.clients) <= FEW if wanted is None else wanted
 
-    def judge(self, adapters: Adapters | None, held: HeldOut, owner: str | None = None) -> dict[str, Outcomes]:
-        """Outcomes by domain, on all examples or on those that belong to `owner`; None: the base as it is."""
+    def judge(
+        self,
+        adapters: Adapters | None,
+        held: HeldOut,
+        owner: str | None = None,
+        tell: Callable[[int], None] = unheard,
+    ) -> dict[str, Outcomes]:
+        """Outcomes by domain, on all examples or on those that belong to `owner`; None: the base as it is.
+
+        `tell` hears after every forward pass how many examples it scored.
+        """
         judged = {}
         for domain, examples in held.examples.items():
             places = [at for at, name in enumerate(held.owners[domain]) if owner in (None, name)]
             if places:
-                found = predict(self.base, self.model, adapters, [examples[at] for at in places])
+                found = predict(self.base, self.model, adapters, [examples[at] for at in places], tell=tell)
                 judged[domain] = replace(found, rows=np.array(places)[found.rows])
         return judged
 
