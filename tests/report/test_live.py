@@ -49,11 +49,11 @@ def test_a_run_in_which_nothing_travels_says_so():
 
 def test_names_and_losses_are_no_markup():
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    live = Live(console, Progress(console=console))
-    live.phase("[/red] FedSRD", 1)
-    live.line({"round": 0, "client": "[/bold] ward [x]", "loss": 1.0, "status": "refused: [/oops]"})
-    live.round(SimpleNamespace(round=1, totals=Totals()))
-    live.progress.refresh()
+    with Progress(console=console) as progress:
+        live = Live(console, progress)
+        live.phase("[/red] FedSRD", 1)
+        live.line({"round": 0, "client": "[/bold] ward [x]", "loss": 1.0, "status": "refused: [/oops]"})
+        live.round(SimpleNamespace(round=1, totals=Totals()))
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "[/oops]" in plain
     assert "[/red] FedSRD" in plain
