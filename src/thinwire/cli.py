@@ -110,6 +110,11 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     run.add_argument("--seed", type=int, metavar="N", help="short for --set run.seed=N")
     run.add_argument("--output", metavar="DIR", help="short for --set run.output=DIR")
     run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR after a stop, or for longer")
+    run.add_argument(
+        "--accept-changes",
+        metavar="KIND[,KIND]",
+        help="with --resume: go on though data, clients, tokenizer, template, recipe or thinwire changed",
+    )
     run.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
     run.add_argument(
         "--engine", choices=("local", "flower"), default="local", help="flower: through Flower's simulation (Ray)"
@@ -142,6 +147,8 @@ def run_recipe(options: argparse.Namespace) -> int:
             wrong = (given or ["--set"])[0]
             raise ConfigError(f"--resume: the run has its recipe already; allowed beside it is --rounds, not {wrong}")
         return federation.run_simulated(options, None) if options.engine == "flower" else play(options, None)
+    if options.accept_changes:
+        raise ConfigError("--accept-changes: allowed with --resume only")
     short = {"method": "method.name", "rounds": "federation.rounds", "seed": "run.seed", "output": "run.output"}
     values = {key: getattr(options, name) for name, key in short.items()}
     changes = [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
@@ -178,11 +185,13 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
     from thinwire.report.table import print_summary
 
     with loading_torch():
+        from thinwire.identity import accepted_kinds
         from thinwire.simulation import run as simulation
         from thinwire.simulation.rounds import RunStopped
         from thinwire.storage.checkpoint import CheckpointError
         from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
+    accepted = accepted_kinds(options.accept_changes)
     if new is None:
         directory = RunDirectory(options.resume)
         recipe = simulation.checked(simulation.longer(directory.recipe(), options.rounds))
@@ -194,7 +203,7 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
         if new is None:
             directory.write_recipe(recipe)
         with watch(directory.path, quiet=options.json) as watcher:
-            summary = simulation.run(recipe, directory, watcher, resume=new is None)
+            summary = simulation.run(recipe, directory, watcher, new is None, accepted)
     except CheckpointError as error:
         print(f"thinwire: no checkpoint in {directory.path} can be used: {error}", file=sys.stderr)
         return 1

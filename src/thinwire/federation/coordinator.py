@@ -13,11 +13,11 @@ from thinwire.engine import ClientState, Sending, Server, begin
 from thinwire.evaluation import Scores
 from thinwire.federation.book import BudgetSpent, Release
 from thinwire.federation.costs import Costs
-from thinwire.federation.handshake import adapters_hash
 from thinwire.federation.members import Members, Replies
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
+from thinwire.identity import adapters_hash, check_same
 from thinwire.method import Client, Context, Plan
 from thinwire.privacy.noise import Noise
 from thinwire.simulation.rounds import (
@@ -286,11 +286,16 @@ class Coordinator:
 
     def save(self) -> None:
         """A checkpoint of the round to play next."""
-        self.state = checkpoint.save(self.state, self.setup.directory.checkpoints)
+        directory = self.setup.directory
+        self.state = checkpoint.save(self.state, directory.checkpoints, self.setup.fingerprints)
+        directory.accept(())
 
 
 def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
-    """A coordinator where the run directory stands: at its newest usable checkpoint, or before round 0."""
+    """A coordinator where the run directory stands: at its newest usable checkpoint, or before round 0.
+
+    Raises: ConfigError if what the run is computed from has changed since the checkpoint.
+    """
     directory = setup.directory
     identity = directory.path / "run.json"
     if not identity.exists():
@@ -298,6 +303,9 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
     run = json.loads(identity.read_text())["run"]
     state = start(begin(setup.start, setup.seed, setup.initial), ())
     if checkpoint.checkpoints(directory.checkpoints):
+        before, accepted = checkpoint.identity(directory.checkpoints), {*setup.accepted, *directory.accepted}
+        for text in check_same(before, setup.fingerprints, accepted, str(directory.path)):
+            tell(text)
         state, problems = checkpoint.load(directory.checkpoints, setup.start, setup.seed)
         for problem in problems:
             tell(f"checkpoint {problem}; continuing from round {state.round + 1}")

@@ -12,6 +12,7 @@ from thinwire.federation.coordinator import Coordinator, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
 from thinwire.federation.setup import Setup
+from thinwire.identity import of_base, of_recipe
 from thinwire.method import Method
 from thinwire.models import load_base
 from thinwire.models.heads import Head
@@ -63,6 +64,7 @@ def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callab
         export=partial(peft_bridge.export, model),
         rules=rules,
         identity=identity(session),
+        fingerprints={**of_base(base, recipe.data), "classes": list(labels), **of_recipe(recipe)},
         hello=asdict(recipe),
         evaluate_every=recipe.run.evaluate_every,
         metrics=session.metrics,

@@ -38,6 +38,7 @@ class SiteData:
     response: str = setting("response", "column of the answer, on which the loss is taken")
     text: str = setting("text", "column of what is classified, and of plain text")
     label: str = setting("label", "column of the class")
+    may_change: bool = setting(False, "records may change during a run; else the site refuses to go on with others")
 
 
 @dataclass(frozen=True)

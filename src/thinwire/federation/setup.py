@@ -11,6 +11,7 @@ from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig, ServerConfig
 from thinwire.engine import PLAIN
 from thinwire.federation.settings import Rules
+from thinwire.identity import Identity
 from thinwire.method import Method
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.simulation.figures import WRITTEN
@@ -22,6 +23,8 @@ class Setup:
     """What does not change over a run. identity: what every site must report; hello: the recipe sites are sent.
 
     rank: the largest inner rank of a client. metrics: the summary's name of a figure -> the field of Scores.
+
+    fingerprints: what the run is computed from, as far as the server knows; accepted: changes allowed.
 
     export: writes adapters in PEFT's format to a folder.
     """
@@ -38,6 +41,8 @@ class Setup:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     rules: Rules = field(default_factory=Rules)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Identity = field(default_factory=dict)
+    accepted: frozenset[str] = frozenset()
     hello: Mapping[str, Any] = field(default_factory=dict)
     evaluate_every: int = 0
     metrics: Mapping[str, str] = field(default_factory=lambda: WRITTEN)

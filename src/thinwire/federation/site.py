@@ -65,6 +65,8 @@ class Trainers:
         if values is None:
             raise MessageError(f"run {request.run}: unknown here; a hello must come first")
         session = self.open(from_dict(values))
+        for text in kept.same(session.records, self.site.data.may_change):
+            LOG.warning("%s", text)
         privacy, seed = session.recipe.privacy, session.recipe.run.seed
         book = private.record(kept, privacy, seed)
         saved = self.load(kept, session)

@@ -16,12 +16,13 @@ from torch import Tensor
 from thinwire.adapters import Adapters
 from thinwire.engine import ClientState
 from thinwire.federation.settings import WORD
+from thinwire.identity import Identity, check_same
 from thinwire.settings import ConfigError
 from thinwire.storage.clients import below, client_state, client_tensors
 from thinwire.storage.files import flush, write_whole
 
 FORMAT = 1
-STATE, RECIPE = "state.safetensors", "recipe.json"
+STATE, RECIPE, IDENTITY = "state.safetensors", "recipe.json", "identity.json"
 
 
 class StoreError(RuntimeError):
@@ -87,6 +88,22 @@ class Store:
     def save_recipe(self, values: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / RECIPE, json.dumps(values).encode())
+
+    def same(self, now: Identity, may_change: bool) -> list[str]:
+        """Keep the fingerprints of this site's records; what to tell if others were kept before.
+
+        Raises: ConfigError if they differ and may not.
+        """
+        path, told = self.folder / IDENTITY, []
+        if path.exists() or (self.folder / STATE).exists():
+            before = json.loads(path.read_text()) if path.exists() else None
+            accepted = {"data", "clients"} if may_change else ()
+            told = check_same(before, now, accepted, "this site", "data.may_change = true in site.toml")
+        content = json.dumps(now).encode()
+        if not path.exists() or path.read_bytes() != content:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+        return told
 
     def recipe(self) -> dict[str, Any] | None:
         """The recipe the server sent for this run, None if it did not yet."""

@@ -60,6 +60,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     submit.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
     submit.add_argument("--output", type=Path, metavar="DIR", help="run directory; none: SERVER_DIR/runs/METHOD-seedN")
     submit.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    submit.add_argument(
+        "--accept-changes",
+        metavar="KIND[,KIND]",
+        help="with --resume: go on though tokenizer, template, recipe or thinwire changed",
+    )
     submit.set_defaults(run=run_submit)
     status = actions.add_parser("status", help="sites, runs and how far they are")
     status.add_argument("folder", type=Path, metavar="SERVER_DIR")
@@ -116,15 +121,20 @@ def run_submit(options: argparse.Namespace) -> int:
     needs_flower()
     from thinwire.flower.folder import open_server
     from thinwire.flower.going import begin
+    from thinwire.identity import accepted_kinds
     from thinwire.report.live import silence_libraries
     from thinwire.storage.directory import RunDirectory
 
     silence_libraries()
+    accepted = accepted_kinds(options.accept_changes)
     server = open_server(options.folder)
+    if options.accept_changes and not options.resume:
+        raise ConfigError("--accept-changes: allowed with --resume only")
     if options.resume:
         if options.recipe or options.set or options.output:
             raise ConfigError("--resume: the run has its recipe already; nothing else is allowed beside it")
         RunDirectory(options.resume).recipe()
+        RunDirectory(options.resume).accept(accepted)
         print(f"run {told(lambda: begin(server, options.resume))}: {options.resume}")
         return 0
     directory = new_run(options, server)
@@ -232,6 +242,7 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
 
     silence_libraries()
     from thinwire.flower import simulation
+    from thinwire.identity import accepted_kinds
     from thinwire.simulation.rounds import RunStopped
     from thinwire.simulation.run import checked, longer
     from thinwire.storage.directory import RunDirectory, as_json, free_directory
@@ -247,7 +258,7 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
         directory.check_free()
     try:
         with watch(directory.path, quiet=options.json) as watcher:
-            summary = simulation.run(recipe, directory, watcher)
+            summary = simulation.run(recipe, directory, watcher, accepted_kinds(options.accept_changes))
     except RunStopped as error:
         again = f"thinwire run --resume {directory.path} --engine flower"
         print(f"thinwire: {error}\nContinue with: {again}", file=sys.stderr)

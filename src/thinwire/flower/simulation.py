@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.drive import drive, gather
 from thinwire.federation.messages import Reply
 from thinwire.federation.server import open_run
-from thinwire.federation.settings import Rules, Site
+from thinwire.federation.settings import Rules, Site, SiteData
 from thinwire.federation.site import Trainers
 from thinwire.flower import records
 from thinwire.flower.grid import GridTransport
 from thinwire.flower.processes import OFFLINE
+from thinwire.identity import Identity
 from thinwire.settings import listed
 from thinwire.simulation.figures import HeldOut
 from thinwire.simulation.rounds import RunStopped
@@ -35,12 +36,15 @@ from thinwire.storage.directory import RunDirectory, file_name
 FEDERATION = "simulated"
 
 
-def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher) -> dict[str, Any]:
+def run(
+    recipe: Recipe, directory: RunDirectory, watcher: Watcher, accepted: Collection[str] = ()
+) -> dict[str, Any]:
     """Play the recipe to its end; the summary. Raises: ConfigError, RunStopped; a checkpoint is kept."""
     from flwr.simulation import run_simulation
 
     names = sorted(load(recipe.data, recipe.run.seed).clients)
     rules = Rules(quorum=1, attempts=1, patience=60.0)
+    directory.accept(accepted)
     coordinator = open_run(recipe, directory, rules, watcher.warn)
     server = ServerApp()
     done: list[dict[str, Any] | Exception] = []
@@ -57,7 +61,7 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher) -> dict[str, 
     backend = {"client_resources": {"num_cpus": threads, "num_gpus": gpus}}
     folder = str(directory.path.resolve() / "sites")
     with offline():
-        run_simulation(server, app_of(names, folder), len(names), backend_config=backend)
+        run_simulation(server, app_of(names, folder, "data" in accepted), len(names), backend_config=backend)
     result = done[0]
     if isinstance(result, Exception):
         raise result
@@ -73,7 +77,7 @@ def play(coordinator: Coordinator, transport: GridTransport, names: list[str], r
     return drive(coordinator, transport, rounds)
 
 
-def app_of(names: list[str], folder: str) -> ClientApp:
+def app_of(names: list[str], folder: str, may_change: bool) -> ClientApp:
     """A ClientApp whose node number n is the n-th client; Ray carries it to its processes."""
     app = ClientApp()
 
@@ -81,7 +85,8 @@ def app_of(names: list[str], folder: str) -> ClientApp:
     @app.evaluate()
     def answer(message: Message, context: Context) -> Message:
         name = names[int(context.node_config["partition-id"])]
-        trainers = Virtual(Site(Path(folder) / file_name(name), name, FEDERATION), FEDERATION)
+        site = Site(Path(folder) / file_name(name), name, FEDERATION, SiteData(may_change=may_change))
+        trainers = Virtual(site, FEDERATION)
         asked = records.request(message.content)
         if Path(folder).parent.is_dir():
             return Message(records.content(trainers.answer(asked)), reply_to=message)
@@ -113,9 +118,15 @@ class Virtual(Trainers):
             session,
             recipe=replace(recipe, federation=config),
             clients={own: session.clients[own]},
+            fingerprints=only(session.fingerprints, own),
             tests=part(session.tests, own),
             monitor=part(session.monitor, own),
         )
+
+
+def only(fingerprints: Identity, own: str) -> Identity:
+    """The fingerprints that concern this client."""
+    return {**fingerprints, "clients": {own: fingerprints["clients"][own]}}
 
 
 def part(held: HeldOut, own: str) -> HeldOut:

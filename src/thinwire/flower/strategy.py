@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from thinwire.federation.settings import Rules
 from thinwire.federation.setup import Setup
 from thinwire.flower.arrays import Layout, layout_of, tensors_of
 from thinwire.flower.grid import GridTransport, outgoing, received
+from thinwire.identity import of_settings
 from thinwire.method import Method
 from thinwire.privacy import accountant
 from thinwire.privacy import config as privacy_config
@@ -38,9 +39,10 @@ class Strategy(flower.Strategy):
     """`Strategy(method).start(grid, initial_arrays=ArrayRecord(PEFT's state dict), num_rounds=10)`.
 
     The ClientApps need `mod(method)` with the same method. folder: checkpoints and metrics; a run started again on it
-    goes on from its last round. scale: alpha / r of the adapter. privacy: noise on the server's sum or on each upload;
-    a budget that is spent ends the run. A Flower round in which no quorum answered is told, and thinwire's round is
-    played again in the next one. `final` holds the arrays after the last round that counted.
+    goes on from its last round, unless its settings have changed (accept_changes: `recipe`, `thinwire`). scale: alpha /
+    r of the adapter. privacy: noise on the server's sum or on each upload; a spent budget ends the run. A Flower
+    round in which no quorum answered is told, and thinwire's round is played again in the next one. `final` holds the
+    arrays after the last round that counted.
     """
 
     method: Method
@@ -52,6 +54,7 @@ class Strategy(flower.Strategy):
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     rules: Rules = field(default_factory=Rules)
     evaluate_every: int = 1
+    accept_changes: Collection[str] = ()
     coordinator: Coordinator | None = field(default=None, init=False)
     layout: Layout | None = field(default=None, init=False)
     asked: dict[int, Request] = field(default_factory=dict, init=False)
@@ -104,9 +107,24 @@ class Strategy(flower.Strategy):
                 "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
             },
             evaluate_every=self.evaluate_every,
+            fingerprints=self._fingerprints(layout),
+            accepted=frozenset(self.accept_changes),
         )
         self.coordinator = opened(setup, lambda text: log(logging.INFO, "thinwire: %s", text))
         return self.coordinator
+
+    def _fingerprints(self, layout: Layout) -> dict[str, Any]:
+        """What the run is computed from, as far as the strategy knows."""
+        return of_settings(
+            {
+                "method": {"name": self.method.name, **asdict(self.method)},
+                "lora": {"scale": self.scale, "shapes": sorted(layout.shapes.items())},
+                "federation": asdict(self.federation),
+                "server": asdict(self.server),
+                "privacy": asdict(self.privacy),
+                "run": {"seed": self.seed},
+            }
+        )
 
     def _export(self, adapters: Adapters, folder: Path) -> None:
         """Flower users save `result.arrays` themselves."""

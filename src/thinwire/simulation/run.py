@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.config import Recipe
 from thinwire.engine import begin
+from thinwire.identity import check_same
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models.merging import one_adapter
@@ -43,8 +44,13 @@ class Watcher(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool = False) -> dict[str, Any]:
-    """Play the recipe to its end; the summary, also written to the directory. Raises: ConfigError, RunStopped."""
+def run(
+    recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool = False, accepted: Collection[str] = ()
+) -> dict[str, Any]:
+    """Play the recipe to its end; the summary, also written to the directory. accepted: changes since the checkpoint.
+
+    Raises: ConfigError, RunStopped.
+    """
     began = time.perf_counter()
     watcher.phase("loading")
     if not resume:
@@ -55,6 +61,10 @@ def run(recipe: Recipe, directory: RunDirectory, watcher: Watcher, resume: bool 
         watcher.warn(f"records without room for a response: {skipped}")
     method = session.method()
     session = with_privacy(session, method, directory, resume)
+    if checkpoint.checkpoints(directory.checkpoints):
+        before = checkpoint.identity(directory.checkpoints)
+        for text in check_same(before, session.identity, accepted, str(directory.path)):
+            watcher.warn(text)
     if method.federates and recipe.run.references is None and not session.references:
         watcher.warn(f"{len(session.clients)} clients are not also trained alone; run.references = true would do it")
     session.federation(method)  # names a client that does not exist before anything is written
@@ -102,7 +112,7 @@ def play_all(
             more.append({"round": state.round - 1, **spent})
             watcher.spent(**spent)
         directory.append(lines + more)
-        state = checkpoint.save(state, directory.checkpoints)
+        state = checkpoint.save(state, directory.checkpoints, session.identity)
         watcher.round(state)
     alone = method.federates or len(state.clients) == 1
     judged: dict[str, Judged] = {}
@@ -134,6 +144,7 @@ def first_state(session: Session, federation: Federation, directory: RunDirector
         state, problems = checkpoint.load(directory.checkpoints, session.start, seed)
         for problem in problems:
             watcher.warn(f"checkpoint {problem}; continuing from round {state.round}")
+        state = replace(state, clients=state.clients.of(client.name for client in federation.clients))
     directory.rewind(state.round)
     return state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from thinwire.data.divide import HELD_OUT
 from thinwire.data.encode import encode_all
 from thinwire.data.load import load
 from thinwire.evaluation import Outcomes, Scores, predict, unheard
+from thinwire.identity import Identity, of_base, of_data, of_recipe
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models import Base, load_base
@@ -53,6 +54,7 @@ class Session:
     skipped: Mapping[str, int]
     classes: tuple[str, ...] = ()
     secret: int | None = None
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)
 
     def method(self) -> Method:
         """The recipe's method."""
@@ -74,6 +76,16 @@ class Session:
         together = (recipe.federation.clients_per_round or len(self.clients)) if method.pooled else 1
         seed = recipe.run.seed
         return Federation(method, config, clients, examples, trainer.train, seed, together, recipe.server, noise)
+
+    @property
+    def records(self) -> Identity:
+        """The fingerprints of the records alone, and the classes."""
+        return {kind: self.fingerprints[kind] for kind in ("clients", "tests", "classes")}
+
+    @property
+    def identity(self) -> Identity:
+        """What the run is computed from."""
+        return {**self.fingerprints, **of_recipe(self.recipe)}
 
     @property
     def metrics(self) -> Mapping[str, str]:
@@ -152,7 +164,20 @@ def open_session(recipe: Recipe) -> Session:
         held = replace(load(config, recipe.run.seed), clients={})
         other = encode_all(held, base.tokenizer, config, base.image_size)
         monitor = HeldOut(other.tests, other.owners)
-    return Session(recipe, base, model, start, initial, found.clients, tests, monitor, found.skipped, dataset.classes)
+    seen = {**of_base(base, recipe.data), **of_data(dataset)}
+    return Session(
+        recipe,
+        base,
+        model,
+        start,
+        initial,
+        found.clients,
+        tests,
+        monitor,
+        found.skipped,
+        dataset.classes,
+        fingerprints=seen,
+    )
 
 
 def set_threads(recipe: Recipe) -> None:

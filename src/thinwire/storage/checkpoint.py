@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,11 @@ class CheckpointError(RuntimeError):
     """No checkpoint of the directory can be used; the text says why for each."""
 
 
-def save(state: State, folder: Path) -> State:
-    """Write `folder/<round>/`, whole or not at all; the state with its clients in files."""
+def save(state: State, folder: Path, identity: Mapping[str, Any] | None = None) -> State:
+    """Write `folder/<round>/`, whole or not at all; the state with its clients in files.
+
+    identity: the fingerprints of what the state was computed from.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def save(state: State, folder: Path) -> State:
     writing = folder / f".writing-{state.round:06d}"
     writing.mkdir()
     save_file(flatten(state), writing / SERVER)
-    manifest = {**describe(state), "sha256": digest(writing / SERVER)}
+    manifest = {**describe(state), "sha256": digest(writing / SERVER), "identity": identity}
     (writing / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in writing.iterdir():
         flush(path)
@@ -86,6 +89,16 @@ def load(folder: Path, start: Adapters, run: int) -> tuple[State, list[str]]:
         except Exception as error:  # any damage means: take the previous one
             problems.append(f"{path.name}: {error or type(error).__name__}")
     raise CheckpointError("; ".join(problems) or f"no checkpoint in {folder}")
+
+
+def identity(folder: Path) -> dict[str, Any] | None:
+    """The fingerprints in the newest manifest that can be read; None if it has none, or there is no such manifest."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            return read_manifest(path).get("identity")
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -63,6 +63,12 @@ class ClientStore(Mapping[str, ClientState]):
     def put(self, states: Mapping[str, ClientState]) -> ClientStore:
         """The store with these clients' states in place of their old ones; nothing is written."""
         return replace(self, changed={**self.changed, **states})
+
+    def of(self, names: Iterable[str]) -> ClientStore:
+        """The store of these clients alone; those that it does not know have not taken part yet."""
+        names = dict.fromkeys(names)
+        changed = {name: state for name, state in self.changed.items() if name in names}
+        return replace(self, saved={name: self.saved.get(name, Saved()) for name in names}, changed=changed)
 
     def write(self, folder: Path) -> ClientStore:
         """The store with all that changed in files of `folder`, durably. Files that are there are left as they are."""

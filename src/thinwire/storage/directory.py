@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ class RunDirectory:
                 f"run.output = {str(self.path)!r}: the folder exists and is not empty; "
                 f"allowed is a new folder, or continue it with: thinwire run --resume {self.path}"
             )
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Kinds of changes that the next resume accepts."""
+        path = self.path / "accepted.json"
+        return frozenset(json.loads(path.read_text()) if path.exists() else ())
+
+    def accept(self, kinds: Collection[str]) -> None:
+        """Let the next resume accept these kinds of changes, until its first checkpoint."""
+        path = self.path / "accepted.json"
+        write_json(path, sorted(kinds)) if kinds else path.unlink(missing_ok=True)
 
     def begin(self, recipe: Recipe) -> None:
         """Make the folder and write the recipe and the environment. Raises: as `check_free`."""
