@@ -19,7 +19,6 @@ from thinwire.lowrank import LowRank, norm, stack, truncate
 from thinwire.models import Base
 from thinwire.models.merging import bake, one_adapter
 from thinwire.randomness import derive, uniform
-from thinwire.settings import ConfigError
 
 
 def with_merged(adapters: Adapters, ranks=(3, 9, 1)) -> Adapters:
@@ -95,16 +94,10 @@ def test_beyond_full_rank_a_pair_is_the_matrix():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_merged_model_loads_without_peft(tiny, tmp_path, architecture, dtype):
-    extras = () if architecture == "llama-tied" else ("lm_head",)
-    model = peft_bridge.attach(tiny_base(tiny(architecture), dtype), LoraConfig(rank=4, alpha=2.0, extras=extras))
+    lora = LoraConfig(rank=4, alpha=2.0, extras=("lm_head",))
+    model = peft_bridge.attach(tiny_base(tiny(architecture), dtype), lora)
     adapters = with_merged(noisy(model))
     bare = tiny_base(tiny(architecture), dtype)
-    if architecture == "gpt2":  # its head is its embedding
-        with pytest.raises(ConfigError, match="share one tensor"):
-            bake(bare.model, adapters)
-        adapters = Adapters(adapters.sites, {}, adapters.merged)
-        model = peft_bridge.attach(tiny_base(tiny(architecture), dtype), LoraConfig(rank=4, alpha=2.0))
-        bare = tiny_base(tiny(architecture), dtype)
     bake(bare.model, adapters)
     bare.model.save_pretrained(tmp_path / "model")
     bare.tokenizer.save_pretrained(tmp_path / "model")
@@ -114,6 +107,29 @@ def test_a_merged_model_loads_without_peft(tiny, tmp_path, architecture, dtype):
     tolerance = 1e-3 if dtype == "float32" else 0.1 * float(want.abs().max())
     torch.testing.assert_close(logits(loaded), want, rtol=0, atol=tolerance)
     assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token == "<eos>"
+
+
+@pytest.mark.parametrize("architecture", ["llama-tied", "gpt2"])
+def test_what_is_merged_into_a_tied_head_stays_out_of_the_embeddings(tiny, tmp_path, architecture):
+    """The head and the embeddings are one tensor: in rounds that merge, and in a merged model, they must become two."""
+    model = peft_bridge.attach(tiny_base(tiny(architecture)), LoraConfig(rank=4, targets=("all-linear", "lm_head")))
+    adapters = with_merged(noisy(model))
+    assert "lm_head" in adapters.merged
+    peft_bridge.export(model, adapters, tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(tiny_base(tiny(architecture)).model, tmp_path / "adapter")
+    peft_bridge.write(model, adapters)
+    want = logits(peft_bridge.network(model))
+    torch.testing.assert_close(want, logits(loaded), rtol=1e-4, atol=1e-4)
+    bare = tiny_base(tiny(architecture)).model
+    bake(bare, adapters)
+    bare.save_pretrained(tmp_path / "model")
+    assert not bare.config.tie_word_embeddings
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(logits(merged), want, rtol=0, atol=1e-3)
+    peft_bridge.write(model, Adapters(peft_bridge.start(model, 0).sites))
+    assert torch.equal(logits(peft_bridge.network(model)), logits(tiny_base(tiny(architecture)).model))
+    head, embeddings = peft_bridge.network(model).lm_head, peft_bridge.network(model).get_input_embeddings()
+    assert head.get_base_layer().weight is embeddings.weight, "tied again, once nothing is merged"
 
 
 def test_sites_named_alike_keep_their_own_ranks(tmp_path):

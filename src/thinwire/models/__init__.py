@@ -16,7 +16,6 @@ from torch import nn
 
 from thinwire.config import RESNETS, ModelConfig
 from thinwire.models.heads import KINDS, Head, draw, hold_statistics, new_modules, preprocessor, set_scaling
-from thinwire.models.merging import before
 from thinwire.models.resnet import HEAD, resnet
 from thinwire.settings import ConfigError
 
@@ -62,9 +61,7 @@ class Base:
         `extras` do not count: they are the run's, not the base's; nor does what is merged into the base at the time.
         """
         digest = hashlib.sha256()
-        pristine = before(self.model)
-        for name, parameter in sorted(self._weights.items()):
-            tensor = pristine.get(parameter, parameter)
+        for name, tensor in sorted(self._weights.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,50 +15,77 @@ from thinwire.lowrank import LowRank, norm, split, stack
 from thinwire.models.targets import is_conv1d
 from thinwire.settings import ConfigError
 
-_pristine: WeakKeyDictionary[nn.Module, tuple[Tensor, LowRank | None]] = WeakKeyDictionary()
-"""The weights of modules that something was merged into, before that, and what is merged now."""
+_pristine: WeakKeyDictionary[nn.Module, tuple[nn.Parameter, LowRank | None]] = WeakKeyDictionary()
+"""The weights that modules were loaded with, where something has been merged into them, and what is merged now."""
 
 
 @torch.no_grad()
 def put(modules: Mapping[str, nn.Module], merged: Mapping[str, LowRank]) -> None:
-    """Make every module's weight `W0 + b @ a` with its entry in `merged`, or W0 where it has none; in place.
+    """Make every module's weight `W0 + b @ a` with its entry in `merged`, or W0 where it has none.
 
-    W0 is kept as it was loaded, so that sums never drift: one rounding to the base's dtype, whatever came before.
-    Raises: ConfigError for a quantised base, whose weights cannot take a sum.
+    W0 is never written to, so that sums do not drift (one rounding to the base's dtype, whatever came before) and a
+    module that shares it, as embeddings share a tied head's, keeps it. Raises: ConfigError for a quantised base, whose
+    weights cannot take a sum.
     """
     for name, module in modules.items():
         wanted, (pristine, now) = merged.get(name), _pristine.get(module, (None, None))
         if wanted is now:
             continue
-        weight = _floating(module)
-        if pristine is None:
-            pristine = weight.detach().clone()
+        pristine = _floating(module) if pristine is None else pristine
         _pristine[module] = pristine, wanted
-        weight.copy_(pristine if wanted is None else sum_of(module, pristine, wanted))
-
-
-def before(network: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """The values that parameters had before something was merged into them; absent where nothing was."""
-    return {module.weight: _pristine[module][0] for module in network.modules() if module in _pristine}  # type: ignore[misc]
+        module.weight = pristine if wanted is None else _frozen(sum_of(module, pristine, wanted).to(pristine.dtype))
 
 
 @torch.no_grad()
 def bake(network: nn.Module, adapters: Adapters) -> None:
-    """Make the adapters part of a base model that has no LoRA layers: weights plus products, extras in place; for good.
+    """Make the adapters part of a base model that has no LoRA layers: weights plus products, and extras; for good.
 
-    In float32, rounded once to the base's dtype. Raises: ConfigError for a quantised base, or an extra whose tensor
-    another module of the base shares.
+    In float32, rounded once to the base's dtype. Where one of them shares its tensor with another module, as a tied
+    head does, all tensors that the model ties become several, and its configuration says so. Raises: ConfigError for
+    a quantised base.
     """
-    for name, pair in one_adapter(adapters)[0].items():
+    pairs = one_adapter(adapters)[0]
+    if _shared(network) & {*(f"{name}.weight" for name in pairs), *adapters.extras}:
+        untie(network)
+    for name, pair in pairs.items():
         module = network.get_submodule(name)
         weight = _floating(module)
         weight.copy_(sum_of(module, weight, pair))
     for name, value in adapters.extras.items():
-        own = network.get_parameter(name)
-        shared = [path for path, other in network.named_parameters(remove_duplicate=False) if other is own]
-        if len(shared) > 1:
-            raise ConfigError(f"lora.extras: {' and '.join(shared)} share one tensor; allowed is to export the adapter")
-        own.copy_(value)
+        network.get_parameter(name).copy_(value)
+
+
+def untie(network: nn.Module) -> None:
+    """Give every module that shares a tensor one of its own, in place, and say so in the model's configuration."""
+    taken: set[nn.Parameter] = set()
+    for _, module, name, parameter in _own_parameters(network):
+        if parameter in taken:
+            setattr(module, name, _frozen(parameter.detach().clone()))
+        taken.add(parameter)
+    for part in network.modules():
+        model: Any = part
+        if hasattr(model, "all_tied_weights_keys"):
+            model.all_tied_weights_keys = {}
+            model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+
+
+def _shared(network: nn.Module) -> set[str]:
+    """Names of the parameters that several modules share."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for path, _, name, parameter in _own_parameters(network):
+        names.setdefault(parameter, []).append(f"{path}.{name}")
+    return {name for same in names.values() if len(same) > 1 for name in same}
+
+
+def _own_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """(path, module, name, parameter) of every module's own parameters; each module once."""
+    for path, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield path, module, name, parameter
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
 
 
 def one_adapter(adapters: Adapters, rank: int | None = None) -> tuple[dict[str, LowRank], float]:
