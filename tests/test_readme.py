@@ -61,11 +61,12 @@ def test_the_first_screen_has_both_commands() -> None:
 
 def test_ci_runs_the_readme_command_and_no_pytest_of_its_own() -> None:
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert "readme_command test" in script
+    assert re.search(r"^step .* readme test$.*^step .* readme long$", script, re.MULTILINE | re.DOTALL)
     assert "bin/pytest" not in script
     line = "grep -A 2 -F '<!-- command: test -->' README.md | tail -n 1"
     done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip("\n") == marked("test")
+    assert marked("long") == marked("test").rpartition("&& ")[2] + " -m long"
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
@@ -136,6 +137,7 @@ def test_constraints_are_pins_of_the_cpu_build() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_main_command_ends_with_a_table_and_an_adapter(tmp_path: Path) -> None:
     small = ["federation.rounds=2", "train.steps=1", "train.batch=4", "run.threads=1"]
     small += ["data.train_limit=16", "data.test_limit=4"]

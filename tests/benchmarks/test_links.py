@@ -73,6 +73,7 @@ def test_seconds_and_bytes_by_round(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_run_over_links(tmp_path):
     given = argparse.Namespace(payload="tiny", sites=1, rounds=2, megabits=20.0, round_trip=50.0)
     line = links.measure(given, "thin", tmp_path)

@@ -23,8 +23,6 @@ from thinwire.federation.messages import Request
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
 
-pytestmark = pytest.mark.slow
-
 
 def wait(until: Callable[[], object], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
@@ -46,6 +44,7 @@ def hello(recipe):
     return Request("hello", "run-1", recipe=asdict(recipe(run={"references": False}, train={"steps": 40})))
 
 
+@pytest.mark.slow
 def test_it_is_started_by_the_first_question_and_stays(site, hello):
     assert trainer.running(site) is None
     first = local_socket.ask(site, hello)
@@ -64,6 +63,8 @@ def test_it_is_started_by_the_first_question_and_stays(site, hello):
     wait(lambda: trainer.running(site) is None)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_it_gives_its_memory_back_when_idle(place, tmp_path, hello):
     folder = make_site(tmp_path / "beta", "beta", place, idle="0.5")
     assert not local_socket.ask(folder, hello).problem
@@ -72,6 +73,8 @@ def test_it_gives_its_memory_back_when_idle(place, tmp_path, hello):
     wait(lambda: trainer.running(folder) is None)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_mid_step_it_is_started_again_and_sends_the_same_bytes(site, hello, place, tmp_path):
     twin = local({"beta": make_site(tmp_path / "twin", "beta", place)})
     local_socket.ask(site, hello)
@@ -108,6 +111,8 @@ def _start(hello: Request) -> bytes:
     return pack(Payload("state", 0, hello.recipe["run"]["seed"], {}))
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("opened_up", [False, True], ids=["by the folder", "by its credentials"])
 def test_another_user_is_shut_out(site, hello, opened_up):
     """Also where somebody made folder and socket open to all: the kernel says who is on the other end."""
@@ -131,6 +136,8 @@ def test_another_user_is_shut_out(site, hello, opened_up):
         assert "PermissionError" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_bytes_that_are_no_message_do_not_hurt_it(site, hello):
     local_socket.ask(site, hello)
     for junk in (b"", b"\xff" * 64, b"\0\0\0\4nope", b"\0\0\0\x0a99999999 {}", b"\0\0\0\4", b"\0\0\0\4{\xff{}"):
@@ -142,6 +149,7 @@ def test_bytes_that_are_no_message_do_not_hurt_it(site, hello):
     assert local_socket.ask(site, hello).problem == ""
 
 
+@pytest.mark.slow
 def test_bad_settings_are_told_not_waited_for(site, hello):
     (site / "site.toml").write_text('name = "beta"\n[trainer]\nidle = -1\n')
     with pytest.raises(local_socket.Unreachable, match="does not start"):
@@ -149,6 +157,8 @@ def test_bad_settings_are_told_not_waited_for(site, hello):
     assert "trainer.idle = -1" in (site / local_socket.FOLDER / local_socket.LOG).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_over_processes_is_the_simulation_s(recipe, straight_quick, sites, tmp_path):
     """Three trainers as processes, one of them killed between two rounds."""
 

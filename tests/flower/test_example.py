@@ -10,8 +10,6 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys, types
@@ -29,6 +27,8 @@ server_app.main(grid, types.SimpleNamespace(run_config=config))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_learns_and_leaves_an_adapter(tmp_path):
     command = [sys.executable, "-c", RUN, str(ROOT / "examples" / "flower"), str(ROOT)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)

@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from tests.flower.processes import ask, wait
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_the_adapter_is_the_simulation_s_and_both_counts_of_bytes_are_told(federation, straight):

@@ -17,7 +17,7 @@ pytest.importorskip("ray", reason="the extra flower is not installed")
 import thinwire
 from tests.simulation.conftest import perform, place, recipe, settings, write_toml  # noqa: F401
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_the_adapter_is_the_local_engine_s(place, recipe, settings, tmp_path):  # noqa: F811

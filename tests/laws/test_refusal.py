@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from thinwire.training import Job
 from thinwire.wire import pack, unpack
 
 
+@cache
 def trained_once(method, number=1):
     """(client, state before, plan, trained, ctx) of one client after `number` rounds."""
     federated = federation(method, 3)
@@ -102,6 +104,7 @@ def test_nobody_left_stops_the_run_and_names_everyone(method):
     assert bits(state) == before
 
 
+@cache
 def one_upload(method):
     """A server at version 1 with the next round's good uploads."""
     federated = federation(method, 2)

@@ -188,6 +188,7 @@ def wait_for_rounds(process: subprocess.Popen[str], folder: Path, count: int) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{}, MANY], ids=["three", "many"])
 def test_sigkill_at_random_points_of_a_real_process(settings, recipe, tmp_path, more):
     rounds = {"federation": {**more.get("federation", {}), "rounds": 30}, "run": {"evaluate_every": 5}}

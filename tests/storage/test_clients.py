@@ -208,6 +208,7 @@ def play_on(folder: Path, until: int) -> State:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_real_processes_killed_while_they_save_lose_at_most_a_round(tmp_path):
     torch.set_num_threads(1)
     code = "import sys; from pathlib import Path; from tests.storage import test_clients as t; "

@@ -45,6 +45,7 @@ def launch(folder: Path, processes: int, *more: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_end_where_one_does(tmp_path: Path):
     launch(tmp_path / "one", 1)
     launch(tmp_path / "two", 2)

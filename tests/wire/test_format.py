@@ -65,6 +65,7 @@ def test_second_reader_agrees(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_second_reader_agrees_on_several_chunks():
     rng = np.random.default_rng(1)
     keep = np.sort(rng.choice(3_000_000, 300_000, replace=False))

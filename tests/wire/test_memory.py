@@ -63,6 +63,7 @@ def test_reading_a_leaf_takes_no_more_than_that_leaf():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 @pytest.mark.parametrize("density", [0.5, 0.04, 1.0])
 def test_resident_memory_of_a_large_leaf(density, tmp_path):
