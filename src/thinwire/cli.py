@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire import __version__
 from thinwire.flower import commands as federation
-from thinwire.settings import ConfigError, listed
+from thinwire.settings import ConfigError
 
 if TYPE_CHECKING:
     from thinwire.config import Recipe
@@ -247,7 +247,7 @@ def show_data(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     with loading_torch():
         from thinwire.data import summary
-        from thinwire.data.encode import encode_all
+        from thinwire.data.encode import encode_all, skipped_words
         from thinwire.data.load import load
         from thinwire.models import load_tokenizer
 
@@ -258,11 +258,13 @@ def show_data(options: argparse.Namespace) -> int:
         console.print(summary.table(dataset))
     else:
         with waiting("tokenising the data"):
-            found = encode_all(dataset, load_tokenizer(recipe.model), recipe.data)
+            tokenizer = load_tokenizer(recipe.model)
+            found = encode_all(dataset, tokenizer, recipe.data)
         console.print(summary.table(dataset, found.clients))
+        if recipe.data.task == "text":
+            console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", markup=False, highlight=False)
         if found.skipped:
-            skipped = listed(f"{name} {count}" for name, count in found.skipped.items())
-            console.print(f"records without room for a response: {skipped}", markup=False)
+            console.print(f"skipped: {skipped_words(found.skipped)}", markup=False, highlight=False)
     if options.picture:
         summary.picture(dataset, options.picture)
         console.print(f"picture: {options.picture}", markup=False, soft_wrap=True)

@@ -69,7 +69,18 @@ class DataConfig:
     instruction: str = setting("instruction", "column of the question")
     context: str = setting("input", "column of further input, may be absent")
     response: str = setting("response", "column of the answer, on which the loss is taken")
-    template: str = setting("alpaca", "how an example becomes text", choices=("alpaca", "chat", "plain"))
+    messages: str | None = setting(
+        None, "column of a conversation; none: `messages` or `conversations`, where a record has one; empty: no column"
+    )
+    system: str | None = setting(
+        None, "column of the system prompt, may be absent; none: `system`, beside a conversation; empty: no column"
+    )
+    turns: str = setting("all", "the assistant's turns that training takes the loss on", choices=("all", "last"))
+    template: str = setting(
+        "auto",
+        "how an example becomes text; auto: chat for a conversation, if the tokenizer has a template, else alpaca",
+        choices=("auto", "alpaca", "chat", "plain"),
+    )
     text: str = setting("text", "column of what is classified, and of the text of template plain")
     label: str = setting("label", "column of the class; of the class of each word with task token")
     labels: tuple[str, ...] = setting((), "all classes; empty: the training records' labels, sorted")
@@ -261,6 +272,10 @@ def cross_check(recipe: Recipe) -> None:
         raise ConfigError("data.column is missing: data.partition = column needs the name of a column")
     if data.held_out == "tail" and (data.task, data.template) != ("text", "plain"):
         raise ConfigError("data.held_out = 'tail': allowed with data.task = text and data.template = plain only")
+    if data.messages and (data.task != "text" or data.template == "plain"):
+        raise ConfigError(
+            f"data.messages = {data.messages!r}: allowed with data.task = text and data.template = auto, chat or alpaca"
+        )
     if len(set(data.labels)) < len(data.labels):
         raise ConfigError(f"data.labels = {list(data.labels)!r}: allowed is every class once")
     if data.task != "text" and data.source == "generator":

@@ -12,7 +12,7 @@ from thinwire import __version__
 from thinwire.adapters import Adapters
 from thinwire.config import DataConfig, Recipe
 from thinwire.data.load import Dataset
-from thinwire.data.templates import texts
+from thinwire.data.templates import write
 from thinwire.data.values import Record
 from thinwire.models import Base
 from thinwire.settings import ConfigError, listed
@@ -44,6 +44,9 @@ FIXED = ("lora.", "method.name", "run.seed", "data.task", "privacy.")
 
 PROBE = ("Count: 1, 2, 10!", "Ünïcode\n\ttext", "Three.")
 """Instruction, context and response of a record that is written out and hashed."""
+
+TALK = (("system", "Be brief."), ("user", "Three?"), ("assistant", "Yes."), ("user", "Four?"), ("assistant", "No."))
+"""A conversation that is, too."""
 
 
 def of_base(base: Base, data: DataConfig) -> dict[str, Any]:
@@ -184,10 +187,21 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def template_hash(config: DataConfig, tokenizer: Any) -> str:
-    """SHA-256 over the template's name, the longest sequence, and what a probe record becomes."""
-    columns = Record(dict(zip((config.instruction, config.context, config.response), PROBE, strict=True)))
-    written = texts(columns, tokenizer, config)
-    return sha256(json.dumps([config.template, config.max_length, *written]))
+    """SHA-256 over the template's name, the longest sequence, and what probe records become."""
+    # not its columns: they are a site's own
+    config = DataConfig(template=config.template, turns=config.turns, max_length=config.max_length)
+    columns = dict(zip((config.instruction, config.context, config.response), PROBE, strict=True))
+    talk = {"messages": [{"role": role, "content": text} for role, text in TALK]}
+    written = [_written(Record(probe), tokenizer, config) for probe in (columns, talk)]
+    return sha256(json.dumps([config.template, config.turns, config.max_length, *written]))
+
+
+def _written(probe: Record, tokenizer: Any, config: DataConfig) -> list[Any]:
+    """A probe's pieces; where a template refuses it, what it says tells templates apart, too."""
+    try:
+        return [(piece.text, piece.trained) for piece in write(probe, tokenizer, config).pieces]
+    except ConfigError as error:
+        return [str(error)]
 
 
 def adapters_hash(adapters: Adapters) -> str:

@@ -171,7 +171,8 @@ def test_encoding_counts_what_it_skips(tokenizer, records):
     data = Dataset({"a": [*records(4), long, long], "b": records(2)}, {}, {"t": [*records(2), long]})
     found = encode_all(data, tokenizer, DataConfig())
     assert (sizes(found.clients), sizes(found.tests)) == ({"a": 4, "b": 2}, {"t": 2})
-    assert found.skipped == {"a": 2, "test/t": 1}
+    reason = "records longer than data.max_length = 128 before the first token of a response"
+    assert found.skipped == {reason: {"a": 2, "test/t": 1}}
 
 
 def test_a_client_without_a_usable_example_is_named(tokenizer):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.config import DataConfig
-from thinwire.data.templates import answer, encode, encode_many, prompt_tokens, texts
+from thinwire.data.templates import encode, encode_many, rows_of, write
 from thinwire.settings import ConfigError
 
 RECORD = {"instruction": "Add.", "input": "1 2", "response": "3"}
@@ -39,7 +39,6 @@ def test_columns_are_the_configs(tokenizer):
     config = DataConfig(instruction="text", context="hint", response="label")
     example = one({"text": "Add.", "hint": None, "label": 3}, tokenizer, config)
     assert split(example, tokenizer) == (PROMPT, "3</s>")
-    assert answer({"label": 3}, config) == "3"
 
 
 def test_a_start_token_comes_once_and_an_end_token_after_the_response(make_tokenizer):
@@ -49,11 +48,15 @@ def test_a_start_token_comes_once_and_an_end_token_after_the_response(make_token
     assert example.tokens.count(256) == example.tokens.count(257) == 1
 
 
-def test_the_prompt_to_generate_from_is_the_prompt_that_is_encoded(make_tokenizer, chat):
-    for template in ("alpaca", "chat", "plain"):
-        tokenizer, config = make_tokenizer(start=True, chat=chat), DataConfig(template=template)
-        prompt = prompt_tokens(RECORD, tokenizer, config)
-        assert list(one(RECORD, tokenizer, config).tokens[: len(prompt)]) == prompt
+def test_what_is_encoded_before_the_response_is_the_prompt_to_generate_from(make_tokenizer, chat):
+    tokenizer = make_tokenizer(start=True, end=True, chat=chat)
+    prompt = tokenizer("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n")["input_ids"][:-1]
+    (row,) = rows_of([RECORD], tokenizer, DataConfig())
+    assert list(row.tokens[: row.prompt]) == prompt
+    turns = [{"role": "user", "content": "Add.\n\n1 2"}]
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    (row,) = rows_of([RECORD], tokenizer, DataConfig(template="chat"))
+    assert list(row.tokens[: row.prompt]) == prompt
 
 
 @pytest.mark.parametrize(
@@ -83,9 +86,10 @@ def test_chat_writes_the_turns_and_trains_the_whole_answer(make_tokenizer, chat)
     assert split(example, tokenizer) == ("<s>user\nAdd.\n\n1 2</s>\n<s>assistant\n", "3</s>\n")
 
 
-def test_chat_whose_prompt_opens_a_thought_ends_with_the_end_token(make_tokenizer, chat):
+def test_chat_whose_prompt_opens_a_thought_answers_after_it(make_tokenizer, chat):
     tokenizer = make_tokenizer(chat=chat.replace("<s>assistant\n{% endif", "<s>assistant\n<think>{% endif"))
-    assert texts(RECORD, tokenizer, DataConfig(template="chat"))[1] == "3</s>"
+    example = one(RECORD, tokenizer, DataConfig(template="chat"))
+    assert split(example, tokenizer) == ("<s>user\nAdd.\n\n1 2</s>\n<s>assistant\n<think>", "3</s>\n")
 
 
 def test_chat_without_a_template_is_refused(tokenizer):
@@ -111,11 +115,15 @@ def test_any_text_is_cut_at_most_and_never_shifted(
     tokenizer = make_tokenizer(chat=chat)
     config = DataConfig(max_length=length, template=template)
     record = {"instruction": instruction, "input": context, "response": response}
-    prompt, said = texts(record, tokenizer, config)
-    before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, said))
+    pieces = write(record, tokenizer, config).pieces
     example = one(record, tokenizer, config)
+    if not response:
+        assert (pieces, example) == ((), None)
+        return
+    prompt, said = (piece.text for piece in pieces if piece.text)
+    before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, said))
     if example is None:
-        assert not said or len(before) >= length
+        assert len(before) >= length
         return
     whole = before + after + ([257] if template != "chat" else [])
     assert list(example.tokens) == whole[:length]

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from thinwire.config import DataConfig
 from thinwire.data import Example
 from thinwire.data.load import Dataset
+from thinwire.data.templates import Tokenizer, described
+from thinwire.settings import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +57,17 @@ def table(dataset: Dataset, examples: Mapping[str, Sequence[Example]] | None = N
     if rest:
         out.add_row(f"{len(rest)} more", *sizes(rest), style="dim")
     return out
+
+
+def forms(dataset: Dataset, tokenizer: Tokenizer, config: DataConfig) -> str:
+    """How the clients' records were read: `conversations in messages, with the model's chat template`."""
+    found: dict[str, dict[str, None]] = {}
+    for name, records in dataset.clients.items():
+        for record in records:
+            found.setdefault(described(record, tokenizer, config), {})[name] = None
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{words} ({listed(names, 8)})" for words, names in found.items())
 
 
 def picture(dataset: Dataset, path: Path | str) -> None:

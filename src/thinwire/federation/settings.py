@@ -36,6 +36,8 @@ class SiteData:
     instruction: str = setting("instruction", "column of the question")
     context: str = setting("input", "column of further input, may be absent")
     response: str = setting("response", "column of the answer, on which the loss is taken")
+    messages: str | None = setting(None, "column of a conversation; none: found by its name; empty: no column")
+    system: str | None = setting(None, "column of the system prompt; none: `system`, beside turns; empty: no column")
     text: str = setting("text", "column of what is classified, and of plain text")
     label: str = setting("label", "column of the class")
     may_change: bool = setting(False, "records may change during a run; else the site refuses to go on with others")
@@ -122,6 +124,8 @@ class Site:
                 instruction=self.data.instruction,
                 context=self.data.context,
                 response=self.data.response,
+                messages=self.data.messages,
+                system=self.data.system,
                 text=self.data.text,
                 label=self.data.label,
             ),

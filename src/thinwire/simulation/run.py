@@ -14,13 +14,14 @@ from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.config import Recipe
+from thinwire.data.encode import skipped_words
 from thinwire.engine import begin
 from thinwire.identity import check_same
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models.merging import one_adapter
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.settings import ConfigError, listed
+from thinwire.settings import ConfigError
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
 from thinwire.simulation.rounds import Federation, Line, last_deliveries, play, result_of
@@ -57,8 +58,7 @@ def run(
         directory.check_free()
     session = open_session(recipe)
     if session.skipped:
-        skipped = listed(f"{name} {count}" for name, count in session.skipped.items())
-        watcher.warn(f"records without room for a response: {skipped}")
+        watcher.warn(f"skipped: {skipped_words(session.skipped)}")
     method = session.method()
     session = with_privacy(session, method, directory, resume)
     if checkpoint.checkpoints(directory.checkpoints):

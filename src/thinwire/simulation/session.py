@@ -51,7 +51,7 @@ class Session:
     clients: Mapping[str, Sequence[Example]]
     tests: HeldOut
     monitor: HeldOut
-    skipped: Mapping[str, int]
+    skipped: Mapping[str, Mapping[str, int]]
     classes: tuple[str, ...] = ()
     secret: int | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
