@@ -13,9 +13,9 @@ import pytest
 from tests.federation.conftest import NAMES, local, opened, run
 from tests.simulation.conftest import perform
 from thinwire.federation.audit import FILE as AUDIT
-from thinwire.federation.book import FILE, SPENT, spent_in
 from thinwire.federation.drive import drive
 from thinwire.federation.messages import Request
+from thinwire.federation.privacy import SPENT
 from thinwire.federation.site import Trainers
 from thinwire.federation.store import forget
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
@@ -23,6 +23,7 @@ from thinwire.settings import ConfigError
 from thinwire.simulation.rounds import RunStopped
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
+from thinwire.storage.ledger import FILE, spent_in
 from thinwire.wire import Expect, unpack
 
 CENTRAL = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}

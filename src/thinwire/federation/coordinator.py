@@ -11,14 +11,14 @@ from typing import Any
 from thinwire.clock import clock, span
 from thinwire.engine import ClientState, Sending, Server, begin
 from thinwire.evaluation import Scores
-from thinwire.federation.book import BudgetSpent, Release
-from thinwire.federation.costs import Costs
 from thinwire.federation.members import Members, Replies
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.privacy import Costs
 from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
 from thinwire.identity import adapters_hash, check_same
 from thinwire.method import Client, Context, Plan
+from thinwire.privacy.ledger import BudgetSpent
 from thinwire.privacy.noise import Noise
 from thinwire.simulation.rounds import (
     Federation,
@@ -31,7 +31,6 @@ from thinwire.simulation.rounds import (
     result_of,
     taking_part,
 )
-from thinwire.simulation.spending import sizes
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import write_json
 from thinwire.storage.state import State, start
@@ -59,7 +58,7 @@ class Coordinator:
     costs: Costs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.costs = Costs(self.setup.privacy)
+        self.costs = Costs(self.setup.privacy, self.setup.directory.checkpoints)
 
     @property
     def federation(self) -> Federation:
@@ -89,8 +88,7 @@ class Coordinator:
 
     def open_record(self) -> None:
         """Open the record of the server's own noise, before the first round. Raises: ConfigError if it is lost."""
-        folder = self.setup.directory.checkpoints
-        self.costs.open(folder, self.federation, bool(checkpoint.checkpoints(folder)))
+        self.costs.open(self.federation, bool(checkpoint.checkpoints(self.setup.directory.checkpoints)))
 
     def stops(self) -> str:
         """Why privacy lets no round follow; empty if it does."""
@@ -182,8 +180,7 @@ class Coordinator:
     ) -> tuple[Server, dict[str, str], bool]:
         """The server after the uploads, those it refused, and whether there is a quorum.
 
-        With noise on the sum nothing is shown without a quorum; with one, the release is recorded first. A round that
-        was shown before with other uploads gets fresh noise, and counts in full: its sample is not drawn anew.
+        With noise on the sum nothing is shown without a quorum; with one, the release is recorded first.
         """
         federation, rules = self.federation, self.setup.rules
         training = sum(request.task == "round" for request in asked.values())
@@ -194,10 +191,7 @@ class Coordinator:
             enough = len(sendings) - len(rejected) >= needed or not training
             return (server, rejected, enough), adapters_hash(server.adapters) if enough else ""
 
-        if self.costs.book is None:
-            return made(None)[0]
-        size = (1, 1) if self.costs.book.shown(ctx.round) else sizes(federation, ctx.round)
-        return self.costs.book.show(Release(ctx.round, *size), made)
+        return self.costs.show(federation, ctx.round, made) if self.costs.ledger else made(None)[0]
 
     def _sort(
         self, asked: Mapping[int, Request], replies: Replies, nodes: Mapping[str, int]

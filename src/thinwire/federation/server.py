@@ -19,8 +19,8 @@ from thinwire.models.heads import Head
 from thinwire.privacy import accountant
 from thinwire.settings import ConfigError
 from thinwire.simulation.figures import HeldOut
+from thinwire.simulation.releases import check_no_memory, draws_sets
 from thinwire.simulation.session import Session, device, method_of, set_threads
-from thinwire.simulation.spending import check_no_memory, draws_sets
 from thinwire.storage.directory import RunDirectory
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.config import Recipe, from_dict
-from thinwire.federation import audit, handshake, private
-from thinwire.federation.book import SPENT, BudgetSpent, Release
+from thinwire.federation import audit, handshake, privacy
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.private import Private, release_of
 from thinwire.federation.settings import Site
 from thinwire.federation.store import Saved, Store, StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.method import Client, Context
+from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
 from thinwire.simulation.personal import loss_on_some
@@ -47,12 +46,12 @@ class Trainers:
             reply = replace(blank, problem=str(error) or type(error).__name__)
             LOG.error("round %d, %s: %s", request.round, request.task, reply.problem)
         except BudgetSpent as error:
-            reply = replace(blank, problem=f"{SPENT}: {error}")
+            reply = replace(blank, problem=f"{privacy.SPENT}: {error}")
             LOG.warning("%s", reply.problem)
         except Exception as error:  # a defect, or no memory: told, too, and the trainer goes on
             reply = replace(blank, problem=f"{type(error).__name__}: {error}")
             LOG.exception("round %d, %s", request.round, request.task)
-        spent = private.spent(self.site.folder, self.federation, request.run)
+        spent = privacy.spent(self.site.folder, self.federation, request.run)
         audit.record(self.site.folder, self.federation, reply, spent)
         return reply
 
@@ -67,17 +66,18 @@ class Trainers:
         session = self.open(from_dict(values))
         for text in kept.same(session.records, self.site.data.may_change):
             LOG.warning("%s", text)
-        privacy, seed = session.recipe.privacy, session.recipe.run.seed
-        book = private.record(kept, privacy, seed)
+        config = session.recipe.privacy
+        ledger = privacy.recorded(kept, config, session.recipe.run.seed)
         saved = self.load(kept, session)
         if request.task == "hello":
-            told = {"privacy": book.told} if book else {}
+            told = {"privacy": ledger.public} if ledger else {}
             return replace(blank, version=saved.version, facts={**self.hello(session), **told})
-        federation, own = one_client(self.site, session, request), None
-        if book is not None:
-            release = release_of(federation, session.recipe.train, privacy.place, request.round)
-            own = Private(book, release, lambda noise: one_client(self.site, noised(session, noise), request))
-        visit = Visit(federation, session.start, kept, saved, request, private=own)
+        federation, under_noise = one_client(self.site, session, request), None
+        if ledger is not None:
+            release = privacy.release_of(federation, session.recipe.train, config.place, request.round)
+            federate = lambda noise: one_client(self.site, noised(session, noise), request)  # noqa: E731
+            under_noise = partial(privacy.under_noise, kept, ledger, release, federate)
+        visit = Visit(federation, session.start, kept, saved, request, under_noise=under_noise)
         return work(session, visit, blank)
 
     def begin(self, kept: Store, session: Session, request: Request) -> None:
@@ -87,9 +87,9 @@ class Trainers:
         def plan() -> list[Release]:
             alone = session.federation(session.method())
             numbers = range(recipe.federation.rounds)
-            return [release_of(alone, recipe.train, recipe.privacy.place, number) for number in numbers]
+            return [privacy.release_of(alone, recipe.train, recipe.privacy.place, number) for number in numbers]
 
-        private.begin(kept, request.recipe, recipe.privacy, recipe.run.seed, plan)
+        privacy.begin(kept, request.recipe, recipe.privacy, recipe.run.seed, plan)
 
     def open(self, recipe: Recipe) -> Session:
         """The session of a recipe at this site, loaded if the last one does not serve. Raises: ConfigError."""
@@ -142,8 +142,8 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
 
 def noised(session: Session, noise: Noise) -> Session:
     """The session with this noise in place of the recipe's."""
-    privacy = replace(session.recipe.privacy, noise_multiplier=noise.multiplier, epsilon=None)
-    return replace(session, recipe=replace(session.recipe, privacy=privacy), secret=noise.seed)
+    config = replace(session.recipe.privacy, noise_multiplier=noise.multiplier, epsilon=None)
+    return replace(session, recipe=replace(session.recipe, privacy=config), secret=noise.seed)
 
 
 def one_client(site: Site, session: Session, request: Request) -> Federation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from thinwire.compress import decode
 from thinwire.engine import ClientState, receive
 from thinwire.engine.client import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.private import Private
 from thinwire.federation.store import Saved, Store
 from thinwire.method import Client, Context
 from thinwire.simulation.rounds import Federation, Worked, send_all, train
@@ -27,7 +26,8 @@ LOG = logging.getLogger("thinwire.site")
 class Visit:
     """A request with all that answering it needs. federation: with this site as its only client.
 
-    notes: what training adds to the facts of its reply. private: the site's own noise, where it puts on some.
+    notes: what training adds to the facts of its reply. under_noise: does the work
+    under the site's own noise, where it puts on some.
     """
 
     federation: Federation
@@ -36,7 +36,7 @@ class Visit:
     saved: Saved
     request: Request
     notes: Mapping[str, Any] = field(default_factory=dict)
-    private: Private | None = None
+    under_noise: Callable[[Callable[[Federation], Saved]], Saved] | None = None
 
     @property
     def client(self) -> Client:
@@ -105,7 +105,7 @@ class Visit:
         if saved.round != self.request.round or saved.asked != question(self.request):
             held, state = self.received()
             work = partial(self.work, held=held, state=state, missed=self.late(held))
-            saved = self.private.play(work) if self.private else work(self.federation)
+            saved = self.under_noise(work) if self.under_noise else work(self.federation)
             self.store.save(saved)
         return replace(blank, version=saved.version, facts=dict(saved.facts), blobs=(saved.upload,))
 

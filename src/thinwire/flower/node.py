@@ -17,10 +17,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig
-from thinwire.federation import audit, private
-from thinwire.federation.book import SPENT, BudgetSpent, Release
+from thinwire.federation import audit, privacy
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.private import Private
 from thinwire.federation.store import StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.flower import records
@@ -28,6 +26,7 @@ from thinwire.flower.arrays import Layout, tensors_of
 from thinwire.flower.grid import SCORING
 from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
+from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.settings import ConfigError, build
 from thinwire.simulation.rounds import Federation
 from thinwire.training import Job, Trained
@@ -74,8 +73,8 @@ class Node:
             except (ConfigError, MessageError, StoreError, WireError, OSError) as error:
                 reply = replace(blank, problem=str(error) or type(error).__name__)
             except BudgetSpent as error:
-                reply = replace(blank, problem=f"{SPENT}: {error}")
-            audit.record(self.folder, "flower", reply, private.spent(self.folder, "flower", request.run))
+                reply = replace(blank, problem=f"{privacy.SPENT}: {error}")
+            audit.record(self.folder, "flower", reply, privacy.spent(self.folder, "flower", request.run))
         return reply
 
     def _answer(self, request: Request, blank: Reply) -> Reply:
@@ -83,17 +82,17 @@ class Node:
         if request.task == "hello":
             if request.recipe["method"] != repr(self.method):
                 raise ConfigError(f"the server's method is {request.recipe['method']}, this node's {self.method!r}")
-            private.begin(kept, request.recipe, *secrecy(request.recipe), partial(plan, request.recipe))
+            privacy.begin(kept, request.recipe, *secrecy(request.recipe), partial(plan, request.recipe))
             kept.save_recipe(request.recipe)
         recipe = kept.recipe()
         if recipe is None:
             raise MessageError(f"run {request.run}: unknown here; a hello must come first")
         layout = Layout({name: tuple(shape) for name, shape in recipe["shapes"].items()}, recipe["scale"])
         start = layout.zeros
-        book = private.record(kept, *secrecy(recipe))
+        ledger = privacy.recorded(kept, *secrecy(recipe))
         saved = kept.load(start)
         if request.task == "hello":
-            told = {"privacy": book.told} if book else {}
+            told = {"privacy": ledger.public} if ledger else {}
             return replace(blank, version=saved.version, facts={"examples": 1, "wire": FORMAT, **told})
         client = Client(**request.client)
 
@@ -102,10 +101,11 @@ class Node:
 
         examples: dict[str, Sequence[Any]] = {client.name: ()}
         federation = Federation(self.method, FederationConfig(), [client], examples, train, recipe["seed"])
-        own = None
-        if book is not None:
-            own = Private(book, Release(request.round, 1, 1), lambda noise: replace(federation, noise=noise))
-        visit = Visit(federation, start, kept, saved, request, self.notes, own)
+        under_noise = None
+        if ledger is not None:
+            release, federate = Release(request.round, 1, 1), lambda noise: replace(federation, noise=noise)
+            under_noise = partial(privacy.under_noise, kept, ledger, release, federate)
+        visit = Visit(federation, start, kept, saved, request, self.notes, under_noise)
         if request.task == "round":
             return visit.play(blank)
         held, state = visit.caught_up()

@@ -29,7 +29,7 @@ from thinwire.privacy import accountant
 from thinwire.privacy import config as privacy_config
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError
-from thinwire.simulation.spending import check_central, check_no_memory, draws_sets
+from thinwire.simulation.releases import check_central, check_no_memory, draws_sets
 from thinwire.storage.directory import RunDirectory
 from thinwire.wire import FORMAT
 

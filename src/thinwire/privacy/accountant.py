@@ -14,7 +14,7 @@ from thinwire.settings import ConfigError
 ADD_OR_REMOVE, REPLACE = "add or remove one", "replace one"
 """Neighbouring data sets: one record more or less (a contribution of norm `clip`), or one exchanged (twice that)."""
 
-Releases = Mapping[tuple[float, int], int]
+Counts = Mapping[tuple[float, int], int]
 """How often which share of the records was drawn: (expected number drawn, of how many) -> releases."""
 
 PRECISION = 1e-3
@@ -27,14 +27,14 @@ LOOSE = 20.0
 """Where the Renyi bound lies above it, it is taken: such an epsilon promises little, and the exact one takes long."""
 
 
-def epsilon(releases: Releases, multiplier: float, delta: float, relation: str) -> float:
+def epsilon(counts: Counts, multiplier: float, delta: float, relation: str) -> float:
     """The epsilon at `delta` of noised sums with `multiplier * clip` as standard deviation; infinity without noise.
 
     Records drawn each by itself (Poisson; ADD_OR_REMOVE) or all: privacy loss distributions. Records drawn as a set of
     fixed size without replacement (REPLACE): Renyi divergences (Wang, Balle and Kasiviswanathan, AISTATS 2019).
     Raises: ConfigError if dp-accounting is not installed.
     """
-    done = tuple(sorted((key, count) for key, count in releases.items() if count and key[0]))
+    done = tuple(sorted((key, count) for key, count in counts.items() if count and key[0]))
     if not done:
         return 0.0
     return _epsilon(done, multiplier, delta, relation) if multiplier else math.inf

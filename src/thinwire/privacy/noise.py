@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thinwire.adapters import Change
 from thinwire.method import Parts
+from thinwire.privacy.config import PrivacyConfig
 from thinwire.randomness import normal, secret_key
 
 
@@ -56,6 +57,14 @@ class Sum:
 
     noise: Noise
     cohort: float
+
+
+def noise_of(config: PrivacyConfig, seed: int) -> Noise | None:
+    """The noise of a recipe, drawn from `seed`; None without privacy. Multiplier 0 where it is still to be chosen."""
+    if config.level is None:
+        return None
+    assert config.clip is not None
+    return Noise(config.place, config.clip, config.noise_multiplier or 0.0, seed)
 
 
 def square(tensor: Tensor) -> float:

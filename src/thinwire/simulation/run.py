@@ -24,12 +24,12 @@ from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
+from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
 from thinwire.simulation.rounds import Federation, Line, last_deliveries, play, result_of
-from thinwire.simulation.secret import draw_secret, keep_secret, read_secret
 from thinwire.simulation.session import Session, method_of, open_session
-from thinwire.simulation.spending import ledger_of, resolved
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory, write_json
+from thinwire.storage.ledger import draw_secret, keep_secret, read_secret
 from thinwire.storage.state import State, start
 
 
@@ -97,18 +97,21 @@ def play_all(
 ) -> tuple[State, dict[str, Judged]]:
     """All rounds of a method from where the directory stands; its adapters are exported and judged, by owner."""
     federation = session.federation(method)
-    ledger = ledger_of(session.recipe, federation)
+    recipe = session.recipe
     state = first_state(session, federation, directory, watcher)
+    ledger = run_ledger(recipe, federation, state.round)
     watcher.phase(method.title, session.recipe.federation.rounds, state.round)
     while state.round < session.recipe.federation.rounds:
-        if ledger and (why := ledger.stops(state.round)):
+        releases = releases_of(federation, recipe.train, range(state.round, state.round + 1))
+        if ledger and (why := ledger.over(*releases)):
             watcher.warn(f"stopped after round {state.round}: {why}")
             break
         lines: list[Line] = []
         state = play(federation, state, tell(lines, watcher))
         state, more = monitored(session, method, state, directory)
         if ledger:
-            spent = {"epsilon": ledger.epsilon(state.round), "delta": ledger.delta}
+            ledger = ledger.add(releases)
+            spent = {"epsilon": ledger.epsilon, "delta": ledger.delta}
             more.append({"round": state.round - 1, **spent})
             watcher.spent(**spent)
         directory.append(lines + more)
@@ -251,7 +254,7 @@ def summarise(session: Session, method: Method, state: State, found: Figures) ->
         "reduction": dense / (bytes_up + bytes_down) if bytes_up + bytes_down else None,
         **summary_of(found, session.metrics),
         "best_round": state.best_round if state.best_round >= 0 else None,
-        "privacy": ledger.summary(state.round) if (ledger := ledger_of(session.recipe, federation)) else None,
+        "privacy": guarantee(session.recipe, federation, state.round),
         "export": exported(session, method, state),
         "seconds": {**totals.seconds, "total": 0.0},
         "threads": torch.get_num_threads(),

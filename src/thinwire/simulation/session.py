@@ -24,12 +24,12 @@ from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models import Base, load_base
 from thinwire.models.heads import Head
-from thinwire.privacy.account import noise_of
+from thinwire.privacy.noise import noise_of
 from thinwire.settings import ConfigError
 from thinwire.simulation.clients import check_together, clients_of
 from thinwire.simulation.figures import CLASSIFIED, WRITTEN, HeldOut
+from thinwire.simulation.releases import check_privacy
 from thinwire.simulation.rounds import Federation
-from thinwire.simulation.spending import check_privacy
 from thinwire.training import Trainer
 from thinwire.training.shares import local_device
 

@@ -1,4 +1,4 @@
-"""The ledger of a run: which sampler and which neighbours it counts with, whom it counts, when it says stop."""
+"""What rounds release: which sampler and which neighbours it counts with, whom it counts, when it says stop."""
 
 from __future__ import annotations
 
@@ -15,24 +15,40 @@ from tests.laws.synthetic import CASES, federation, first, label, start_adapters
 from thinwire.config import FederationConfig, Recipe, TrainConfig, from_dict
 from thinwire.method import Context
 from thinwire.methods import create
-from thinwire.privacy.account import undominated
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
+from thinwire.privacy.config import PrivacyConfig
+from thinwire.privacy.ledger import Ledger, counted, undominated
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError
-from thinwire.simulation import secret
-from thinwire.simulation.rounds import expected_count, taking_part
-from thinwire.simulation.secret import draw_secret
+from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
+from thinwire.simulation.rounds import Federation, expected_count, taking_part
 from thinwire.simulation.session import method_of
-from thinwire.simulation.spending import Ledger, resolved
+from thinwire.storage import ledger as record
+from thinwire.storage.ledger import draw_secret
 from thinwire.training.shares import Shares
 
 TRAIN = TrainConfig(steps=3, batch=2)
 
 
-def ledger(place: str, clients: int = 4, method: str = "fedit", budget: float | None = None, **config) -> Ledger:
+def federated(place: str, clients: int = 4, method: str = "fedit", **config) -> Federation:
     noise = Noise(place, 1.0, 2.0, 11)
-    federated = replace(federation((method, {}), clients, **{"rounds": 6} | config), noise=noise)
-    return Ledger(federated, TRAIN, noise, 1e-5, budget)
+    return replace(federation((method, {}), clients, **{"rounds": 6} | config), noise=noise)
+
+
+PRIVACY = {
+    "sum": PrivacyConfig("client", "central", clip=1.0, noise_multiplier=2.0, delta=1e-5),
+    "upload": PrivacyConfig("client", "local", clip=1.0, noise_multiplier=2.0, delta=1e-5),
+    "gradient": PrivacyConfig("example", clip=1.0, noise_multiplier=2.0, delta=1e-5),
+}
+
+
+def recipe_of(federated: Federation, budget: float | None = None, train: TrainConfig = TRAIN) -> Recipe:
+    privacy = replace(PRIVACY[federated.noise.place], budget=budget)
+    return replace(Recipe(), privacy=privacy, train=train, federation=federated.config)
+
+
+def ledger(federated: Federation, rounds: int, **more) -> Ledger:
+    return run_ledger(recipe_of(federated, **more), federated, rounds)
 
 
 @pytest.mark.parametrize(
@@ -48,40 +64,41 @@ def ledger(place: str, clients: int = 4, method: str = "fedit", budget: float | 
     ],
 )
 def test_neighbours_are_those_of_the_sampler_in_use(place, config, relation):
-    assert ledger(place, **config).relation == relation
+    assert ledger(federated(place, **config), 6).relation == relation
 
 
 def test_the_sum_counts_every_round_at_its_own_rate():
     """Two of three until client-0 joins in round 2, then two of four."""
-    book = ledger("sum", clients_per_round=2, sampling="poisson", join={"client-0": 2})
-    assert book.releases(5) == {"any": {(2, 3): 2, (2, 4): 3}}
-    assert book.epsilon(5) == epsilon({(2, 3): 2, (2, 4): 3}, 2.0, 1e-5, ADD_OR_REMOVE)
+    book = ledger(federated("sum", clients_per_round=2, sampling="poisson", join={"client-0": 2}), 5)
+    assert counted(book.releases) == {"": {(2, 3): 2, (2, 4): 3}}
+    assert book.epsilon == epsilon({(2, 3): 2, (2, 4): 3}, 2.0, 1e-5, ADD_OR_REMOVE)
 
 
 def test_uploads_count_for_the_client_that_takes_part():
-    book = ledger("upload", clients_per_round=2)
-    played = Counter(client.name for number in range(6) for client in taking_part(book.federation, number))
+    mine = federated("upload", clients_per_round=2)
+    played = Counter(client.name for number in range(6) for client in taking_part(mine, number))
     assert len(set(played.values())) > 1
-    assert book.releases(6) == {f"client-{k}": {(1, 1): played[f"client-{k}"]} for k in range(4)}
-    assert book.epsilon(6) == epsilon({(1, 1): max(played.values())}, 2.0, 1e-5, REPLACE)
-    shown = book.summary(6)["clients"]
+    book = ledger(mine, 6)
+    assert counted(book.releases) == {f"client-{k}": {(1, 1): played[f"client-{k}"]} for k in range(4)}
+    assert book.epsilon == epsilon({(1, 1): max(played.values())}, 2.0, 1e-5, REPLACE)
+    shown = guarantee(recipe_of(mine), mine, 6)["clients"]
     assert shown["client-0"] == epsilon({(1, 1): played["client-0"]}, 2.0, 1e-5, REPLACE)
+    assert guarantee(recipe_of(mine), mine, 0)["clients"] == dict.fromkeys(shown, 0.0)
 
 
 def test_gradients_count_by_the_client_s_own_rate_and_steps():
     """Clients hold 2, 3, 4, 5 examples; two of them a step, three steps a round."""
-    book = ledger("gradient")
-    assert book.releases(4) == {f"client-{k}": {(2, k + 2): 12} for k in range(4)}
-    assert book.epsilon(4) == epsilon({(2, 2): 12}, 2.0, 1e-5, ADD_OR_REMOVE)
-    longer = replace(book, train=replace(TRAIN, epochs=2.0))
-    assert longer.releases(1)["client-3"] == {(2, 5): 5}
+    mine = federated("gradient")
+    book = ledger(mine, 4)
+    assert counted(book.releases) == {f"client-{k}": {(2, k + 2): 12} for k in range(4)}
+    assert book.epsilon == epsilon({(2, 2): 12}, 2.0, 1e-5, ADD_OR_REMOVE)
+    longer = ledger(mine, 1, train=replace(TRAIN, epochs=2.0))
+    assert counted(longer.releases)["client-3"] == {(2, 5): 5}
 
 
 def test_a_longer_plan_counts_with_its_length():
-    book = ledger("gradient")
-    method = create("fdlora", {"stage_one": 4})
-    book = replace(book, federation=replace(book.federation, method=method))
-    assert book.releases(3)["client-1"] == {(2, 3): 3 * (4 + 1 + 1)}
+    mine = replace(federated("gradient"), method=create("fdlora", {"stage_one": 4}))
+    assert counted(ledger(mine, 3).releases)["client-1"] == {(2, 3): 3 * (4 + 1 + 1)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=label)
@@ -106,16 +123,21 @@ def test_leaving_out_whoever_gave_less_never_changes_the_maximum(releases):
 
 @pytest.mark.parametrize("place", ["sum", "upload", "gradient"])
 def test_epsilon_grows_with_the_rounds_and_the_budget_stops_before_the_one_too_many(place):
-    book = ledger(place)
-    costs = [book.epsilon(rounds) for rounds in range(7)]
+    mine = federated(place)
+    costs = [ledger(mine, rounds).epsilon for rounds in range(7)]
     assert costs[0] == 0
     assert all(one < other for one, other in pairwise(costs))
-    limited = replace(book, budget=(costs[3] + costs[4]) / 2)
-    assert [bool(limited.stops(rounds)) for rounds in range(6)] == [False] * 3 + [True] * 3
-    assert limited.stops(3).startswith("round 4 would bring epsilon to")
-    assert limited.summary(3)["stopped"] == limited.stops(3)
-    assert limited.summary(6)["stopped"] is None
-    assert book.stops(5) == ""
+
+    def stops(rounds: int, budget: float | None) -> str:
+        return ledger(mine, rounds, budget=budget).over(*releases_of(mine, TRAIN, range(rounds, rounds + 1)))
+
+    budget = (costs[3] + costs[4]) / 2
+    assert [bool(stops(rounds, budget)) for rounds in range(6)] == [False] * 3 + [True] * 3
+    assert stops(3, budget).startswith("round 4 would bring epsilon to")
+    limited = recipe_of(mine, budget)
+    assert guarantee(limited, mine, 3)["stopped"] == stops(3, budget)
+    assert guarantee(limited, mine, 6)["stopped"] is None
+    assert stops(5, None) == ""
 
 
 def recipe(privacy: dict, method: str = "fedit", **sections) -> Recipe:
@@ -209,7 +231,7 @@ def test_methods_that_it_makes_no_sense_for(privacy, method, words):
 def test_several_processes_have_no_secret_in_common(monkeypatch):
     assert 0 <= draw_secret() < 2**256
     assert draw_secret() != draw_secret()
-    monkeypatch.setattr(secret, "here", lambda: Shares(0, 2))
+    monkeypatch.setattr(record, "here", lambda: Shares(0, 2))
     with pytest.raises(ConfigError, match=r"privacy\.seed = 'system': each of several processes"):
         draw_secret()
 

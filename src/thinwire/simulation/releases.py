@@ -1,0 +1,120 @@
+"""What the rounds of a run release under noise, and the recipe with the noise that a stated epsilon asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from thinwire.config import FederationConfig, Recipe, TrainConfig
+from thinwire.method import Context, Method
+from thinwire.privacy.accountant import REPLACE
+from thinwire.privacy.ledger import Ledger, Release, ledger_of
+from thinwire.settings import ConfigError
+from thinwire.simulation.rounds import Federation, expected_count, joined, taking_part
+from thinwire.training.trainer import step_examples, steps_of
+
+
+def sizes(federation: Federation, number: int) -> tuple[int, int]:
+    """A round's (clients expected, of how many)."""
+    return expected_count(federation, number), len(joined(federation, number))
+
+
+def own_release(federation: Federation, train: TrainConfig, place: str, name: str, number: int) -> Release:
+    """What a client gives away in a round in which it takes part, with noise on its upload or its gradients."""
+    if place == "upload":
+        return Release(number, 1, 1, of=name)
+    held = len(federation.examples[name])
+    length = federation.method.length(Context(number, federation.seed))
+    times = length * steps_of(train, held, federation.steps_factor)
+    return Release(number, min(step_examples(train), held), held, times, of=name)
+
+
+def releases_of(federation: Federation, train: TrainConfig, rounds: range) -> list[Release]:
+    """What these rounds give away, in a simulation: it follows from the recipe, the seed and the rounds alone."""
+    if federation.noise is None:
+        return []
+    place = federation.noise.place
+    if place == "sum":
+        return [Release(number, *sizes(federation, number)) for number in rounds]
+    return [
+        own_release(federation, train, place, client.name, number)
+        for number in rounds
+        for client in taking_part(federation, number)
+    ]
+
+
+def run_ledger(recipe: Recipe, federation: Federation, rounds: int) -> Ledger | None:
+    """The ledger of a simulated run after its first rounds, which is never stored; None without privacy."""
+    config = recipe.privacy
+    if federation.noise is None:
+        return None
+    ledger = ledger_of(config, federation.noise.seed, federation.config.sampling == "fixed")
+    return ledger.add(releases_of(federation, recipe.train, range(rounds)))
+
+
+def guarantee(recipe: Recipe, federation: Federation, rounds: int) -> dict[str, Any] | None:
+    """What a reader must know to judge the guarantee of a simulated run; None without privacy."""
+    ledger = run_ledger(recipe, federation, rounds)
+    if ledger is None:
+        return None
+    more = releases_of(federation, recipe.train, range(rounds, min(rounds + 1, federation.config.rounds)))
+    whole = ledger.summary(ledger.over(*more) or None)
+    if ledger.noise.place == "sum":
+        return whole
+    return {**whole, "clients": {**dict.fromkeys(federation.examples, 0.0), **ledger.by_client}}
+
+
+def resolved(recipe: Recipe, federation: Federation) -> Recipe:
+    """The recipe with the noise that its epsilon asks for, which then is its budget too.
+
+    Raises: ConfigError where privacy makes no sense, is not to be had, or the budget is spent by the first round.
+    """
+    ledger = run_ledger(recipe, federation, 0)
+    if ledger is None:
+        return recipe
+    config, planned = recipe.privacy, releases_of(federation, recipe.train, range(federation.config.rounds))
+    if config.central and ledger.add(planned).relation == REPLACE:
+        check_no_memory(federation.method, recipe.train.keep_optimizer)
+    if config.epsilon is not None:
+        ledger = ledger.calibrated(planned, config.epsilon)
+        config = replace(config, noise_multiplier=ledger.noise.multiplier, epsilon=None, budget=ledger.budget)
+    ledger.check_first(*(release for release in planned if release.round == 0))
+    return replace(recipe, privacy=config)
+
+
+def check_privacy(recipe: Recipe, method: Method) -> None:
+    """Raises: ConfigError for privacy that makes no sense with the method, with the reason."""
+    config = recipe.privacy
+    if config.level == "client" and not method.federates:
+        raise ConfigError(f"privacy.level = 'client': not with {method.name}: nothing travels; allowed is example")
+    if config.central:
+        check_central(method)
+
+
+def check_central(method: Method) -> None:
+    """Raises: ConfigError where the method's change at the server is no sum that noise could cover."""
+    merged = "what it broadcasts are the uploads themselves, side by side" if method.merges else ""
+    if reason := method.no_central_noise or merged:
+        raise ConfigError(f"privacy.noise = 'central': not with {method.name}: {reason}; allowed is local")
+
+
+def draws_sets(config: FederationConfig) -> bool:
+    """Whether a round may draw a set of fixed size, however many clients there will be."""
+    return config.sampling == "fixed" and config.clients_per_round is not None
+
+
+def check_no_memory(method: Method, keep_optimizer: bool = False) -> None:
+    """What a client keeps depends on the rounds it was drawn in; a sample of fixed size does not hide these.
+
+    Raises: ConfigError if clients keep anything between rounds.
+    """
+    keeps = {
+        "error feedback": bool(method.feedback),
+        "a memory of the method": type(method).remember is not Method.remember,
+        "train.keep_optimizer": keep_optimizer,
+    }
+    if found := [what for what, kept in keeps.items() if kept]:
+        raise ConfigError(
+            f"federation.sampling = 'fixed': with privacy.noise = central, clients must keep nothing between rounds, "
+            f"and they keep {found[0]}; allowed is federation.sampling = poisson, or all clients in every round"
+        )
