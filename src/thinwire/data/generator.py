@@ -100,7 +100,7 @@ def _finance(split: str) -> Iterator[_Family]:
         "One {item} costs {b} dollars. What must {name} pay for {a}?",
     )
     people, goods = _product(name=NAMES), _product(name=NAMES, item=GOODS)
-    multiply = range(2, 13), range(2, 13), lambda a, b: a * b
+    multiply = range(3, 13), range(4, 13), lambda a, b: a * b
     yield _Family(profit, "Profit: {c} dollars", _numbers(split, "profit", *multiply), goods)
     yield _Family(interest, "Interest: {c} dollars", _numbers(split, "interest", *multiply), people)
     yield _Family(cost, "Bill: {c} dollars", _numbers(split, "cost", *multiply), goods)
@@ -120,7 +120,7 @@ def _math(split: str) -> Iterator[_Family]:
         "There are {a} bags with {b} {thing} in each for {name}. How many {thing} is that?",
     )
     fills = _product(name=NAMES, thing=THINGS)
-    small = range(3, 31), range(10, 21, 10)
+    small = range(10, 31), range(10, 21, 10)
     yield _Family(addition, "{a} + {b} = {c} #### {c}", _numbers(split, "+", *small, lambda a, b: a + b), fills)
     less = _numbers(split, "-", *small, lambda a, b: a - b, first=lambda a, b: a + b)
     yield _Family(subtraction, "{a} - {b} = {c} #### {c}", less, fills)
