@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire import __version__
 from thinwire.flower import commands as federation
-from thinwire.settings import ConfigError
+from thinwire.settings import ConfigError, listed
 
 if TYPE_CHECKING:
     from thinwire.config import Recipe
@@ -265,6 +265,8 @@ def show_data(options: argparse.Namespace) -> int:
             console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", markup=False, highlight=False)
         if found.skipped:
             console.print(f"skipped: {skipped_words(found.skipped)}", markup=False, highlight=False)
+    if dataset.left_out:
+        console.print(f"left out: {listed(dataset.left_out, between='; ')}", markup=False, highlight=False)
     if options.picture:
         summary.picture(dataset, options.picture)
         console.print(f"picture: {options.picture}", markup=False, soft_wrap=True)

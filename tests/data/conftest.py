@@ -2,12 +2,14 @@
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -56,14 +58,17 @@ def write(tmp_path: Path) -> Callable[[str, list[dict[str, Any]]], Path]:
             pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
             pq.write_table(pa.Table.from_pylist(records), path)
             return path
-        opener = gzip.open if name.endswith(".gz") else open
-        with opener(path, "wt", encoding="utf-8", newline="") as file:
-            if ".csv" in name:
-                writer = csv.DictWriter(file, records[0])
-                writer.writeheader()
-                writer.writerows(records)
-            else:
-                file.writelines(json.dumps(record) + "\n" for record in records)
+        file = io.StringIO(newline="")
+        if ".csv" in name or ".tsv" in name:
+            writer = csv.DictWriter(file, records[0], delimiter="\t" if ".tsv" in name else ",")
+            writer.writeheader()
+            writer.writerows(records)
+        elif ".json" in name and ".jsonl" not in name:
+            json.dump(records, file, indent=1)
+        else:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+        pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+        path.write_bytes(pack(file.getvalue().encode()))
         return path
 
     return put

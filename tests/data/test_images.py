@@ -52,12 +52,12 @@ def test_grey_has_three_equal_channels_and_a_size_is_resized_to():
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([record(b"no image")], "data.image = 'image': no image that can be read"),
+        ([record(b"no image")], "data.image: a record, column 'image': no image that can be read"),
         ([record({"path": "/nowhere/at/all.png"})], "no image that can be read"),
-        ([record([[300]])], "values must be whole numbers from 0 to 255"),
-        ([record([[0.5]])], "values must be whole numbers from 0 to 255"),
-        ([{"img": b"", "label": "a"}], "a record has no image there; its columns are img, label"),
-        ([record(png(0)), record(png(0, (3, 3)))], "data.image_size is missing: images are of 4 x 2 and of 3 x 3"),
+        ([record([[300]])], "allowed are the bytes of a file, or rows of whole numbers from 0 to 255"),
+        ([record([[0.5]])], "allowed are the bytes of a file, or rows of whole numbers from 0 to 255"),
+        ([{"img": b"", "label": "a"}], "there is no image; the columns are 'img', 'label'"),
+        ([record(png(0)), record(png(0, (3, 3)))], "3 x 3 pixels, others have 4 x 2: data.image_size is missing"),
     ],
 )
 def test_what_is_no_image_is_named(records, said):
@@ -140,3 +140,66 @@ def test_settings_that_contradict_each_other_are_named(sections, said):
     with pytest.raises(ConfigError) as error:
         from_dict(sections)
     assert said in str(error.value)
+
+
+def saved(picture, kind="PNG", **options):
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_grey_values_of_16_bits_are_read_at_full_range(dtype):
+    values = np.array([[0, 257, 32896, 65535]], dtype)
+    ((picture,),) = encode_images([record(saved(Image.fromarray(values), "TIFF"))], CONFIG, ("a",), None)
+    assert picture.pixels[0].tolist() == [[0, 1, 128, 255]]
+    ((picture,),) = encode_images([record(saved(Image.fromarray(values.astype("uint16"))))], CONFIG, ("a",), None)
+    assert picture.pixels[0].tolist() == [[0, 1, 128, 255]]
+
+
+def test_the_orientation_in_exif_is_honoured():
+    picture = Image.new("RGB", (4, 2))
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    ((turned,),) = encode_images([record(saved(picture, exif=exif))], CONFIG, ("a",), None)
+    assert turned.pixels.shape == (3, 4, 2)
+    assert turned.pixels[0].argmax() == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_a_truncated_image_is_named(tmp_path, kind):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    fill(tmp_path / "pets", 2)
+    name = f"x.{kind.lower()}"
+    (tmp_path / "pets" / "cat" / name).write_bytes(saved(noise, kind)[:-200])
+    config = DataConfig(task="image", source=str(tmp_path / "pets"), image_size=8)
+    with pytest.raises(ConfigError, match=rf"pets/cat/{name}, column 'image': no image that can be read"):
+        encode_all(load(config, 0), None, config)
+
+
+def test_values_beyond_16_bits_are_refused():
+    for values in (np.array([[70_000]], "int32"), np.array([[0.5]], "float32")):
+        with pytest.raises(ConfigError, match=r"no image that can be read: values are .*; allowed are 8 or 16 bits"):
+            encode_images([record(saved(Image.fromarray(values), "TIFF"))], CONFIG, ("a",), None)
+
+
+def test_folders_of_splits_in_every_spelling_and_what_is_left_out(tmp_path):
+    fill(tmp_path / "Train", 5)
+    fill(tmp_path / "val", 2)
+    fill(tmp_path / "more", 1)
+    (tmp_path / "Train" / "cat" / "Thumbs.db").touch()
+    (tmp_path / "Train" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "Train" / "labels.txt").touch()
+    (tmp_path / "Train" / ".hidden").mkdir()
+    data = load(DataConfig(task="image", source=str(tmp_path), split="validation"), 0)
+    assert [len(rows) for rows in data.tests.values()] == [4]
+    assert data.classes == ("cat", "dog")
+    assert [text.partition(" (")[0] for text in data.left_out] == [
+        "more",
+        "Train/cat/Thumbs.db and 1 more",
+        "Train/labels.txt",
+    ]
+    fill(tmp_path / "dev", 1)
+    with pytest.raises(ConfigError, match="are both the validation split"):
+        load(DataConfig(task="image", source=str(tmp_path)), 0)

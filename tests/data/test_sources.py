@@ -11,7 +11,7 @@ from thinwire.settings import ConfigError
 
 
 def opened(source, **fields):
-    return open_source(DataConfig(source=str(source), **fields), seed=0)
+    return open_source(DataConfig(source=str(source), **fields), seed=0).domains
 
 
 def splits(catalogue):
@@ -28,7 +28,7 @@ def test_the_generator_has_its_domains_and_limits():
 
 
 def test_the_seed_changes_what_is_trained_on_and_not_what_is_tested():
-    first, second = (open_source(DataConfig(), seed)["math"] for seed in (0, 1))
+    first, second = (open_source(DataConfig(), seed).domains["math"] for seed in (0, 1))
     assert first["train"]() != second["train"]()
     assert first["test"]() == second["test"]()
     assert first["validation"]() == second["validation"]()
@@ -177,8 +177,8 @@ def test_what_the_library_says_is_passed_on(hub, monkeypatch):
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
     with pytest.raises(ConfigError, match=r"no file or folder here, .* \(Dataset 'x' doesn't exist on the Hub\)"):
         opened("nobody/x")
-    monkeypatch.setattr(hub, "load_dataset", lambda path, name: hub.DatasetDict(dev=hub.Dataset.from_list([{"a": 1}])))
-    with pytest.raises(ConfigError, match="its splits are dev, none is train, validation, test"):
+    monkeypatch.setattr(hub, "load_dataset", lambda *_: hub.DatasetDict(extra=hub.Dataset.from_list([{"a": 1}])))
+    with pytest.raises(ConfigError, match="its splits are extra, none is train, validation, test"):
         opened("nobody/x")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from thinwire.config import DataConfig
 from thinwire.data.sources import Splits
-from thinwire.data.values import Record, at, columns, text_in
+from thinwire.data.values import Record, at, columns, place_of, text_in
 from thinwire.randomness import derive
 from thinwire.settings import ConfigError
 
@@ -43,10 +43,17 @@ def set_aside(records: Sequence[Record], share: float, purpose: str) -> tuple[li
 
     Equal records stay together, on whichever side that is. Both keep their order; the rest may be empty.
     """
-    marks = [derive(0, purpose, json.dumps(record, sort_keys=True, default=str)) for record in records]
+    marks = [derive(0, purpose, _content(record)) for record in records]
     chosen = set(sorted(marks)[: max(1, round(share * len(records)))])
     rest = [record for record, mark in zip(records, marks, strict=True) if mark not in chosen]
     return rest, [record for record, mark in zip(records, marks, strict=True) if mark in chosen]
+
+
+def _content(record: Record) -> str:
+    try:
+        return json.dumps(record, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{place_of(record)}: its values cannot be compared with others: {error}") from None
 
 
 def tails(records: Sequence[Record], share: float, column: str) -> tuple[list[Record], list[Record]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import torch
 from thinwire.config import DataConfig
 from thinwire.data import Picture
 from thinwire.data.classify import labels_of
-from thinwire.data.values import Record
+from thinwire.data.files import WORDS
+from thinwire.data.values import Record, as_name, at, columns, missing
 from thinwire.settings import ConfigError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-SPLITS = ("train", "validation", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def is_image_folder(folder: Path) -> bool:
@@ -26,10 +27,23 @@ def is_image_folder(folder: Path) -> bool:
     return any(_is_image(path) for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
 
 
-def image_folder(folder: Path) -> dict[str, Any]:
-    """{the folder's name: {split: function that reads the records}}; without SPLIT folders, all is train."""
-    splits = {split: partial(_read, folder / split) for split in SPLITS if (folder / split).is_dir()}
-    return {folder.resolve().name: splits or {"train": partial(_read, folder)}}
+def image_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """({the folder's name: {split: function that reads the records}}, what is left out); all is train without SPLIT.
+
+    Raises: ConfigError for two folders of one split.
+    """
+    roots: dict[str, Path] = {}
+    for path in _seen(folder):
+        split = WORDS.get(path.name.lower()) if path.is_dir() else None
+        if split in roots:
+            raise ConfigError(f"data.source: {roots[split]} and {path} are both the {split} split")
+        if split:
+            roots[split] = path
+    left = [f"{path.name} (beside folders of splits)" for path in _seen(folder) if roots and path not in roots.values()]
+    roots = roots or {"train": folder}
+    left += [text for root in roots.values() for text in _left_out(root)]
+    name = as_name(folder.resolve().name, str(folder))
+    return {name: {split: partial(_read, root) for split, root in roots.items()}}, tuple(left)
 
 
 def digits() -> dict[str, Any]:
@@ -64,23 +78,26 @@ def encode_images(
         pixels = _pixels(record, config, size)
         if pictures and pixels.shape != pictures[0].pixels.shape:
             first, other = (f"{p.shape[2]} x {p.shape[1]}" for p in (pictures[0].pixels, pixels))
-            raise ConfigError(f"data.image_size is missing: images are of {first} and of {other}")
+            place = at(record, config.image, "image")
+            raise ConfigError(f"{place}: {other} pixels, others have {first}: data.image_size is missing")
         pictures.append(Picture((), (number[labels_of(record, config)[0]],), pixels))
     return [[picture] for picture in pictures]
 
 
 def _pixels(record: Record, config: DataConfig, size: int | None) -> torch.Tensor:
     """(3, H, W), uint8."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    value = record.get(config.image)
-    if value is None:
-        columns = ", ".join(map(str, record))
-        raise ConfigError(f"data.image = {config.image!r}: a record has no image there; its columns are {columns}")
+    value, place = record.get(config.image), at(record, config.image, "image")
+    if missing(value):
+        raise ConfigError(f"{place}: there is no image; the columns are {columns(record)}")
     try:
-        picture = _opened(value).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"data.image = {config.image!r}: no image that can be read: {error}") from error
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            picture = _in_colours(ImageOps.exif_transpose(_opened(value)))
+    except UnidentifiedImageError:
+        raise ConfigError(f"{place}: no image that can be read: its bytes are of no known format") from None
+    except Exception as error:  # a decoder of images raises whatever it likes
+        raise ConfigError(f"{place}: no image that can be read: {error}") from error
     if size is not None and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
@@ -95,15 +112,45 @@ def _opened(value: Any) -> Any:
         return Image.open(io.BytesIO(value))
     rows = np.array(value)
     if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() > 255:
-        raise ValueError("values must be whole numbers from 0 to 255")
+        raise ValueError("allowed are the bytes of a file, or rows of whole numbers from 0 to 255")
     return Image.fromarray(rows.astype(np.uint8))
 
 
+def _in_colours(picture: Any) -> Any:
+    """Three channels of bytes; grey values of 16 bits by their whole range."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ValueError("values are floating-point numbers; allowed are 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("values are beyond 16 bits; allowed are 8 or 16 bits")
+        picture = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    return picture.convert("RGB")
+
+
 def _read(folder: Path) -> list[Record]:
-    paths = sorted(path for path in folder.glob("*/*") if _is_image(path))
+    paths = [path for label in _seen(folder) if label.is_dir() for path in _seen(label) if _is_image(path)]
     if not paths:
         raise ConfigError(f"{folder} holds no LABEL/FILE with an image ({', '.join(SUFFIXES)})")
     return [Record({"image": path.read_bytes(), "label": path.parent.name}, str(path)) for path in paths]
+
+
+def _left_out(root: Path) -> Iterator[str]:
+    """What lies in a folder of LABEL/FILE and is no image, a line a label."""
+    for path in _seen(root):
+        others = [inner for inner in _seen(path) if not _is_image(inner)] if path.is_dir() else []
+        if not path.is_dir():
+            yield f"{root.name}/{path.name} (not in a folder of its class)"
+        elif others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            yield f"{root.name}/{path.name}/{others[0].name}{more} (no image: {', '.join(SUFFIXES)})"
+
+
+def _seen(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, in order."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _is_image(path: Path) -> bool:

@@ -10,7 +10,7 @@ from thinwire.data import partition
 from thinwire.data.classify import check_labels, label_set, labels_of
 from thinwire.data.divide import divide
 from thinwire.data.sources import Catalogue, open_source
-from thinwire.data.values import Record, as_label, at, columns
+from thinwire.data.values import Record, as_label, as_name, at, columns
 from thinwire.randomness import derive, permutation
 from thinwire.settings import ConfigError, unknown
 
@@ -27,6 +27,7 @@ class Dataset:
     tests: dict[str, list[Record]]  # the clients' domains first, then those that are only evaluated
     owners: dict[str, list[str | None]] = field(default_factory=dict)  # of each test record: whose share it is
     classes: tuple[str, ...] = ()  # all classes, in order; empty where text is written
+    left_out: tuple[str, ...] = ()  # files of the source that are not read, with the reasons
 
 
 def load(config: DataConfig, seed: int) -> Dataset:
@@ -45,10 +46,10 @@ def load(config: DataConfig, seed: int) -> Dataset:
     (`dirichlet`). Those of `data.evaluate` belong to nobody.
     Raises: ConfigError for whatever the source does not have.
     """
-    catalogue = open_source(config, seed)
-    trained = config.clients or _trainable(catalogue, config)
-    _known(catalogue, trained, "data.clients")
-    _known(catalogue, config.evaluate, "data.evaluate")
+    source = open_source(config, seed)
+    catalogue = source.domains
+    evaluated = _known(catalogue, config.evaluate, "data.evaluate")
+    trained = _known(catalogue, config.clients, "data.clients") or _trainable(catalogue, config, evaluated)
     wholes = {domain: _training(catalogue, domain) for domain in trained}
     classes = _classes(wholes, config)
     pool: list[tuple[str, Record]] = []
@@ -57,7 +58,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
         training, tests[domain] = divide(domain, whole, catalogue[domain], config)
         chosen = _sample(training, config.train_limit, derive(seed, "data.train", domain))
         pool += [(domain, record) for record in chosen]
-    for domain in config.evaluate:
+    for domain in evaluated:
         if domain not in tests:
             whole = _training(catalogue, domain) if "train" in catalogue[domain] else []
             tests[domain] = divide(domain, whole, catalogue[domain], config)[1]
@@ -77,6 +78,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
             for domain, rows in tests.items()
         },
         classes=classes,
+        left_out=source.left_out,
     )
 
 
@@ -95,8 +97,8 @@ def _classes(wholes: dict[str, list[Record]], config: DataConfig) -> tuple[str, 
     return classes
 
 
-def _trainable(catalogue: Catalogue, config: DataConfig) -> tuple[str, ...]:
-    names = tuple(name for name, splits in catalogue.items() if "train" in splits and name not in config.evaluate)
+def _trainable(catalogue: Catalogue, config: DataConfig, evaluated: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(name for name, splits in catalogue.items() if "train" in splits and name not in evaluated)
     if not names:
         raise ConfigError(
             f"data.source = {config.source!r}: no domain is left to train on; it has {', '.join(catalogue)}"
@@ -104,10 +106,13 @@ def _trainable(catalogue: Catalogue, config: DataConfig) -> tuple[str, ...]:
     return names
 
 
-def _known(catalogue: Catalogue, names: Sequence[str], field: str) -> None:
+def _known(catalogue: Catalogue, given: Sequence[str], field: str) -> tuple[str, ...]:
+    """The domains that a recipe names."""
+    names = tuple(as_name(name, field) for name in given)
     for name in names:
         if name not in catalogue:
             raise unknown(f"{field}: {name}", name, catalogue)
+    return names
 
 
 def _sample(records: list[Record], limit: int | None, seed: int) -> list[Record]:

@@ -10,47 +10,54 @@ import difflib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thinwire.config import DataConfig
-from thinwire.data import generator, images
-from thinwire.data.readers import SUFFIXES, extra_missing, read, suffix
-from thinwire.data.values import Record
+from thinwire.data import files, generator, images
+from thinwire.data.files import SPLITS
+from thinwire.data.readers import ENDINGS, extra_missing, read, suffix
+from thinwire.data.values import Record, as_name
 from thinwire.settings import ConfigError
 
-SPLITS = ("train", "validation", "test")
 GENERATED = {"train": 1200, "validation": 64, "test": 64}  # examples per domain where data.*_limit is not given
 
 Splits = dict[str, Callable[[], list[Record]]]
 Catalogue = dict[str, Splits]
 
 
-def open_source(config: DataConfig, seed: int) -> Catalogue:
-    """The catalogue of `data.source`; `seed` chooses the generator's training examples, the others are always the same.
+@dataclass(frozen=True)
+class Source:
+    """What a source has, by domain and split, and what of it is left out, with the reasons."""
 
-    A folder holds one file per domain and split, `<domain>.<split>.<suffix>`; `<domain>.<suffix>` counts as train, and
-    `train.<suffix>` as the train split of a domain named like the folder. Other names with a split in them
-    (`code.test.exec.jsonl`) are ignored. A single file is the training split of the domain it is named after.
-    The `datasets` library reads folders in its own forms (saved to disk; with shards, `NAME-00000-of-00001.parquet`;
-    or without files of ours but with a README.md or a `data` folder), and `NAME` or `NAME:CONFIGURATION` on the hub:
-    one domain, named by the name's last part. With `data.task` = image, a folder may also hold images as LABEL/FILE or
-    SPLIT/LABEL/FILE, and `digits` are those of scikit-learn.
+    domains: Catalogue
+    left_out: tuple[str, ...] = ()
+
+
+def open_source(config: DataConfig, seed: int) -> Source:
+    """What `data.source` has; `seed` chooses the generator's training examples, the others are always the same.
+
+    A folder holds one file per domain and split (`files.survey`). A single file is the training split of the domain it
+    is named after. The `datasets` library reads folders in its own forms (saved to disk; with shards,
+    `NAME-00000-of-00001.parquet`; or without files of ours but with a data set card or a `data` folder), and `NAME` or
+    `NAME:CONFIGURATION` on the hub: one domain, named by the name's last part. With `data.task` = image, a folder may
+    also hold images as LABEL/FILE or SPLIT/LABEL/FILE, and `digits` are those of scikit-learn.
     Raises: ConfigError naming data.source, its value and what is there instead.
     """
     if config.source == "generator":
         return _generated(config, seed)
     if config.source == "digits":
-        return images.digits()
+        return Source(images.digits())
     source = expand(config.source)
     path = Path(source)
     if path.is_file():
         return _single_file(path)
     if path.is_dir() and config.task == "image" and images.is_image_folder(path):
-        return images.image_folder(path)
+        return Source(*images.image_folder(path))
     if path.is_dir():
-        return _local_data_set(path) if _is_data_set(path) else _folder(path)
+        return _local_data_set(path) if _is_data_set(path) else _folder(path, config)
     if _looks_like_path(source):
         raise ConfigError(f"data.source = {config.source!r}: there is no such file or folder; {_instead(path)}")
     if difflib.get_close_matches(source, ["generator"], cutoff=0.85):
@@ -70,11 +77,11 @@ def expand(text: str) -> str:
     return os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text))
 
 
-def _generated(config: DataConfig, seed: int) -> Catalogue:
-    return {
+def _generated(config: DataConfig, seed: int) -> Source:
+    return Source({
         domain: {split: partial(_generate, config, domain, split, seed if split == "train" else 0) for split in SPLITS}
         for domain in generator.DOMAINS
-    }
+    })
 
 
 def _generate(config: DataConfig, domain: str, split: str, seed: int) -> list[Record]:
@@ -87,67 +94,49 @@ def _generate(config: DataConfig, domain: str, split: str, seed: int) -> list[Re
         raise ConfigError(f"data.{field} = {count}: the generator says: {error}") from error
 
 
-def _single_file(path: Path) -> Catalogue:
+def _single_file(path: Path) -> Source:
     if suffix(path.name) is None:
-        raise ConfigError(f"data.source = {str(path)!r}: the name of a data file ends with {', '.join(SUFFIXES)}")
-    domain, _ = _domain_and_split(path) or (_stem(path), "train")
-    return {domain: {"train": partial(read, path)}}
+        raise ConfigError(f"data.source = {str(path)!r}: the name of a data file ends with {ENDINGS}")
+    domain, _ = files.domain_and_split(files.stem(path), path.parent.resolve().name) or (files.stem(path), "train")
+    return Source({as_name(domain, str(path)): {"train": partial(read, path)}})
 
 
-def _folder(folder: Path) -> Catalogue:
-    found: dict[tuple[str, str], Path] = {}
-    for path in _data_files(folder):
-        key = _domain_and_split(path)
-        if key is None:
-            continue
-        if key in found:
-            raise ConfigError(f"data.source: {found[key]} and {path.name} are both the {key[1]} split of {key[0]}")
-        found[key] = path
-    catalogue: Catalogue = {}
-    for (domain, split), path in found.items():
-        catalogue.setdefault(domain, {})[split] = partial(read, path)
-    if not catalogue:
+def _folder(folder: Path, config: DataConfig) -> Source:
+    found = files.survey(folder)
+    domains: Catalogue = {}
+    for (domain, split), path in found.files.items():
+        domains.setdefault(domain, {})[split] = partial(read, path)
+    left = [*found.left, *files.without_training(found, [as_name(name, "data.evaluate") for name in config.evaluate])]
+    if not config.clients:
+        files.check_lost([domain for domain, splits in domains.items() if "train" in splits], left)
+    if not domains:
         raise ConfigError(f"data.source = {str(folder)!r}: no file is named DOMAIN.SPLIT.SUFFIX; {_instead(folder)}")
-    return catalogue
-
-
-def _data_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if suffix(path.name) and not path.name.startswith("."))
-    return sorted(path for path in files if path.is_file())
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(suffix(path.name) or "")
-
-
-def _domain_and_split(path: Path) -> tuple[str, str] | None:
-    stem = _stem(path)
-    if stem in SPLITS:
-        return path.parent.resolve().name, stem
-    *rest, last = stem.split(".")
-    if rest and last in SPLITS:
-        return ".".join(rest), last
-    return None if set(rest) & set(SPLITS) else (stem, "train")
+    return Source(domains, tuple(map(str, left)))
 
 
 def _is_data_set(folder: Path) -> bool:
-    names = [path.name for path in _data_files(folder)]
-    described = (folder / "README.md").is_file() or (folder / "data").is_dir()
+    names = [path.name for path in folder.iterdir() if suffix(path.name) and path.is_file()]
+    described = _has_card(folder / "README.md") or (folder / "data").is_dir()
     return _is_saved(folder) or (described and not names) or any(re.search(r"-\d{5}-of-\d{5}", name) for name in names)
+
+
+def _has_card(readme: Path) -> bool:
+    """Whether a README begins as the hub's data set cards do."""
+    return readme.is_file() and readme.read_bytes().startswith(b"---")
 
 
 def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def _local_data_set(folder: Path) -> Catalogue:
+def _local_data_set(folder: Path) -> Source:
     try:
         return _data_set(str(folder))
     except ConfigError as error:
         raise ConfigError(f"{error}; {_instead(folder)}") from error
 
 
-def _data_set(source: str) -> Catalogue:
+def _data_set(source: str) -> Source:
     path, configuration = source, ""
     if not Path(source).is_dir():
         path, _, configuration = source.partition(":")
@@ -166,11 +155,12 @@ def _data_set(source: str) -> Catalogue:
         what = "no data set" if Path(path).is_dir() else "not `generator`, no file or folder here, and no data set"
         raise ConfigError(f"data.source = {source!r}: {what} that the datasets library can load ({reason})") from error
     parts = loaded if isinstance(loaded, dict) else {"train": loaded}
-    origins = {split: f"{source}, {split} record" for split in SPLITS if split in parts}
-    splits: Splits = {split: partial(_rows, parts[split], origin) for split, origin in origins.items()}
-    if not splits:
+    names = {split: name for name in parts if (split := files.WORDS.get(name.lower()))}
+    if not names:
         raise ConfigError(f"data.source = {source!r}: its splits are {', '.join(parts)}, none is {', '.join(SPLITS)}")
-    return {Path(path).resolve().name: splits}
+    splits: Splits = {split: partial(_rows, parts[name], f"{source}, {name} record") for split, name in names.items()}
+    left = [f"{name} (none of train, validation, test)" for name in parts if name not in names.values()]
+    return Source({as_name(Path(path).resolve().name, source): splits}, tuple(left))
 
 
 def _rows(split: Any, origin: str) -> list[Record]:

@@ -41,8 +41,12 @@ class Record(dict[str, Any]):
 
 def at(record: Mapping[str, Any], column: str, field: str) -> str:
     """Where a value stands, for an error: `data.response: north.jsonl, line 3, column 'answer'`."""
-    place = record.place if isinstance(record, Record) else "a record"
-    return f"data.{field}: {place}, column {column!r}"
+    return f"data.{field}: {place_of(record)}, column {column!r}"
+
+
+def place_of(record: Mapping[str, Any]) -> str:
+    """File and line of a record that has them."""
+    return record.place if isinstance(record, Record) else "a record"
 
 
 def columns(record: Mapping[str, Any]) -> str:
@@ -82,10 +86,20 @@ def as_text(value: Any, place: str) -> str:
     )
 
 
+def as_name(text: str, place: str) -> str:
+    """A name: white space is one space, letters with accents are composed (NFC). Raises: ConfigError."""
+    name = unicodedata.normalize("NFC", " ".join(_whole(text, place).split()))
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ConfigError(f"{place}: a control character in {shown(name)}; allowed in a name are letters and signs")
+    return name
+
+
 def as_label(value: Any, place: str) -> str:
-    """A value as a class or a name, "" where it is missing or empty: as a text, but `1.0` is 1 and `True` is true there
-    too, white space around it is cut off, and letters with accents are composed (NFC). Raises: ConfigError."""
-    label = unicodedata.normalize("NFC", as_text(value, place)).strip()
+    """A value as a class or a client's name, "" where it is missing or empty; `1.0` as text is 1, and `True` is true.
+
+    Raises: ConfigError.
+    """
+    label = as_name(as_text(value, place), place)
     if re.fullmatch(r"-?[0-9]+\.0+", label):
         label = label.partition(".")[0]
     return label.lower() if label.lower() in ("true", "false") else label

@@ -21,7 +21,7 @@ from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models.merging import one_adapter
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.settings import ConfigError
+from thinwire.settings import ConfigError, listed
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
 from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
@@ -57,6 +57,8 @@ def run(
     if not resume:
         directory.check_free()
     session = open_session(recipe)
+    if session.left_out:
+        watcher.warn(f"left out: {listed(session.left_out, between='; ')}")
     if session.skipped:
         watcher.warn(f"skipped: {skipped_words(session.skipped)}")
     method = session.method()

@@ -55,6 +55,7 @@ class Session:
     classes: tuple[str, ...] = ()
     secret: int | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # files of the source that are not read, with the reasons
 
     def method(self) -> Method:
         """The recipe's method."""
@@ -177,6 +178,7 @@ def open_session(recipe: Recipe) -> Session:
         found.skipped,
         dataset.classes,
         fingerprints=seen,
+        left_out=dataset.left_out,
     )
 
 
