@@ -25,8 +25,10 @@ from thinwire.adapters import EXTRA, Adapters, Key
 from thinwire.config import LoraConfig
 from thinwire.lowrank import LowRank
 from thinwire.models import Base, merging
+from thinwire.models.coverage import covered
 from thinwire.models.targets import adapted, extras, is_conv1d, ranks
 from thinwire.peft_config import CONFIG, rank_of, read_config, scale_of
+from thinwire.peft_names import PREFIX, as_target, portable, unconverted
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
 
@@ -37,13 +39,13 @@ NOTHING = "dummy-target-modules"
 """What PEFT calls an adapter without LoRA layers: extras alone are trained."""
 
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 
 def attach(base: Base, lora: LoraConfig) -> Any:
     """Put LoRA layers into `base.model` (in place) and return PEFT's model; trainables are float32 on any base.
 
-    Raises: ConfigError for a target or an extra that matches nothing, a rank above a module's limit, or a 2nd adapter.
+    Raises: ConfigError for a target or an extra that matches nothing, a module that PEFT cannot adapt or would not
+    load, a rank above a module's limit, or a 2nd adapter.
     """
     import peft
 
@@ -67,9 +69,20 @@ def attach(base: Base, lora: LoraConfig) -> Any:
         fan_in_fan_out=any(is_conv1d(base.model.get_submodule(name)) for name in targets),
         task_type="CAUSAL_LM" if generates else None,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        model = peft.get_peft_model(base.model, config)
+    exported = portable(base.model, config, targets)
+    with unconverted(), warnings.catch_warnings():
+        for message in ("is_gradient_checkpointing", "tie_word_embeddings=True", "fan_in_fan_out is set"):
+            warnings.filterwarnings("ignore", message=f".*{message}")
+        try:
+            model = peft.get_peft_model(base.model, config)
+        except (ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"lora.targets = {list(lora.targets)!r}: PEFT refuses one of them: {reason}") from error
+    other = sorted({name for name, _ in _sites(network(model))} ^ set(targets))
+    if other:
+        raise ConfigError(f"lora.targets = {list(lora.targets)!r}: PEFT adapts otherwise: {', '.join(other)}")
+    if exported is not config:
+        model.peft_config[ADAPTER] = exported
     for _, wrapper in _extras(network(model)):
         _widen(wrapper.modules_to_save[ADAPTER])
     return model
@@ -78,6 +91,12 @@ def attach(base: Base, lora: LoraConfig) -> Any:
 def network(model: Any) -> Any:
     """The base model with its adapter in place, to be called without PEFT's wrapper around it."""
     return model.get_base_model()
+
+
+def coverage(model: Any) -> str:
+    """What is adapted, trained in full and frozen, in one line."""
+    sites, whole = ([name for name, _ in found(network(model))] for found in (_sites, _extras))
+    return covered(network(model), sites, whole)
 
 
 @contextmanager
@@ -185,8 +204,8 @@ def _with_ranks(config: Any, sites: Mapping[str, LowRank]) -> Any:
         return config
     longest_first = sorted(sites, key=lambda name: (-len(name), name))  # PEFT takes the first name that ends like it
     config.r, config.use_rslora = max(site.rank for site in sites.values()), False
-    config.rank_pattern = {name: sites[name].rank for name in longest_first}
-    config.alpha_pattern = {name: sites[name].scale * sites[name].rank for name in longest_first}
+    config.rank_pattern = {as_target(config, name): sites[name].rank for name in longest_first}
+    config.alpha_pattern = {as_target(config, name): sites[name].scale * sites[name].rank for name in longest_first}
     return config
 
 

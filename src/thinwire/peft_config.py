@@ -10,6 +10,7 @@ from typing import Any
 from thinwire.settings import ConfigError
 
 CONFIG = "adapter_config.json"
+PARAMETERS, WEIGHT = "target_parameters", ".weight"
 PLAIN_STARTS = (True, False, "gaussian", "eva", "mica", "orthogonal")
 """Values of `init_lora_weights` that leave the base's weights as they are."""
 
@@ -50,7 +51,7 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
     if config.get("bias", "none") != "none":
         raise ConfigError(f"{where}: its bias is {config['bias']!r}; allowed is 'none'")
     for name in sorted(config.keys() - READ - MODULES - NOTES - {"bias"}):
-        if config[name]:
+        if config[name] and not (name == PARAMETERS and _are_weights(config[name])):
             raise ConfigError(f"{where}: its {name} is {_shown(config[name])}; allowed is plain LoRA, without {name}")
     _check_numbers(config, where)
     return config
@@ -71,7 +72,14 @@ def _own(config: Mapping[str, Any], field: str, module: str, otherwise: Any) -> 
     from peft.utils.other import get_pattern_key
 
     patterns = config.get(field) or {}
+    if module + WEIGHT in (config.get(PARAMETERS) or ()):
+        module += WEIGHT
     return patterns.get(get_pattern_key(patterns.keys(), module), otherwise)
+
+
+def _are_weights(names: Any) -> bool:
+    """Whether targeted parameters are layers' weights, which LoRA adapts as it does the layers."""
+    return isinstance(names, list) and all(isinstance(name, str) and name.endswith(WEIGHT) for name in names)
 
 
 def _check_numbers(config: Mapping[str, Any], where: str) -> None:

@@ -32,6 +32,7 @@ class Notes:
     rounds: list[int] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
     scores: list[int] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
         self.phases.append(text)
@@ -53,6 +54,9 @@ class Notes:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
 
 
 def sentence(seed: int, length: int) -> str:

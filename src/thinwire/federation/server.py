@@ -46,6 +46,7 @@ def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callab
     head = None if task == "text" else Head(task, labels, recipe.run.seed)
     base = load_base(recipe.model, device(recipe.run.device), head)
     model = peft_bridge.attach(base, recipe.lora)
+    tell(peft_bridge.coverage(model))
     start = peft_bridge.start(model, recipe.run.seed)
     initial = peft_bridge.load_adapter(model, recipe.model.adapter) if recipe.model.adapter else None
     session = Session(recipe, base, model, start, initial, {}, HeldOut(), HeldOut(), {})

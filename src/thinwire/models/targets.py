@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from thinwire.config import LoraConfig
+from thinwire.models.coverage import obstacles
 from thinwire.settings import ConfigError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -18,19 +19,23 @@ ALL_LINEAR, ALL_CONV, ALL_NORM, ALL = "all-linear", "all-conv", "all-norm", "all
 def adapted(network: nn.Module, lora: LoraConfig) -> list[str]:
     """Paths of the modules to adapt, in the model's order; none of them inside an extra. No targets, no modules.
 
-    Raises: ConfigError for a target that matches nothing, or a rank above what a module allows.
+    What LoRA cannot adapt, and a gate of one output, is left out of `all-linear` and `all-conv`. Raises: ConfigError
+    for a target that matches nothing or such a module by its name, or a rank above what a module allows.
     """
     if not lora.targets:
         return []
     limits = {name: limit for name, module in network.named_modules() if (limit := _limit(module)) is not None}
     chosen: set[str] = set()
+    blocked = obstacles(network, limits)
     for target in lora.targets:
-        if target == ALL_LINEAR:
-            chosen |= _linear(network)
-        elif target == ALL_CONV:
-            chosen |= {name for name in limits if isinstance(network.get_submodule(name), CONVOLUTIONS)}
+        if target in (ALL_LINEAR, ALL_CONV):
+            layers = _linear(network) if target == ALL_LINEAR else _convolutions(network)
+            chosen |= {name for name in layers if name not in blocked and limits[name] > 1}
         else:
-            chosen |= _match("lora.targets", target, limits)
+            found = _match("lora.targets", target, limits)
+            for name in sorted(found & blocked.keys()):
+                raise ConfigError(f"lora.targets = {target!r}: {name} cannot be adapted: {blocked[name]}; leave it out")
+            chosen |= found
     inside = tuple(f"{extra}." for extra in extras(network, lora))
     names = [name for name in limits if name in chosen and not f"{name}.".startswith(inside)]
     if not names:
@@ -41,7 +46,10 @@ def adapted(network: nn.Module, lora: LoraConfig) -> list[str]:
     for name in names:
         if own.get(name, lora.rank) > limits[name]:
             field = "lora.ranks" if name in own else "lora.rank"
-            raise ConfigError(f"{field} = {own.get(name, lora.rank)}: module {name} allows at most {limits[name]}")
+            raise ConfigError(
+                f"{field} = {own.get(name, lora.rank)}: module {name} allows at most {limits[name]}; "
+                "lora.ranks gives modules ranks of their own"
+            )
     return names
 
 
@@ -86,6 +94,10 @@ def _limit(module: nn.Module) -> int | None:
     if isinstance(module, CONVOLUTIONS):
         return min(module.weight.shape[0], module.weight[0].numel())
     return None
+
+
+def _convolutions(network: nn.Module) -> set[str]:
+    return {name for name, module in network.named_modules() if isinstance(module, CONVOLUTIONS)}
 
 
 def _linear(network: Any) -> set[str]:

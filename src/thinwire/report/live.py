@@ -100,6 +100,9 @@ class Live:
     def warn(self, text: str) -> None:
         self.console.print(f"note: {text}", style="yellow", soft_wrap=True, markup=False)
 
+    def tell(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
     def clients(self) -> str:
         known = [loss for loss in self.losses.values() if loss is not None]
         if len(self.losses) > SHOWN:

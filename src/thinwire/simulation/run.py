@@ -43,6 +43,7 @@ class Watcher(Protocol):
     def spent(self, epsilon: float, delta: float) -> None: ...
     def round(self, state: State) -> None: ...
     def warn(self, text: str) -> None: ...
+    def tell(self, text: str) -> None: ...
 
 
 def run(
@@ -59,6 +60,7 @@ def run(
     session = open_session(recipe)
     if session.left_out:
         watcher.warn(f"left out: {listed(session.left_out, between='; ')}")
+    watcher.tell(peft_bridge.coverage(session.model))
     if session.skipped:
         watcher.warn(f"skipped: {skipped_words(session.skipped)}")
     method = session.method()
