@@ -5,9 +5,8 @@ domain each, sent and were sent in the last round of short runs on the embedded 
 other compressors; one payload a case, with the leaves of all four. They are made once and kept in the folder given by
 `--payloads` as packed payloads (*.tw); any other payload there is a case too, named by its file. Speeds are gigabytes
 of dense float32 a second of one core's time, the best of a few repetitions; peak_mb is what NumPy and Python allocate
-while encoding or decoding, input apart. The codec "thinwire, one density" does without classes of rows and columns;
---output also says what these save. "flower ArrayRecord" is Flower's own message of the tensors; without Flower it is
-"flower array (numpy.save)", the bytes of the arrays in such a message.
+while encoding or decoding, input apart. "flower ArrayRecord" is Flower's own message of the tensors; without Flower it
+is "flower array (numpy.save)", the bytes of the arrays in such a message.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import zstandard
+from bound import bound_bits
 from safetensors.torch import load, save
 
 from thinwire.adapters import Adapters
@@ -40,12 +40,11 @@ from thinwire.compress.random_drop import RandomDrop
 from thinwire.config import load_recipe
 from thinwire.engine import begin
 from thinwire.lowrank import LowRank
-from thinwire.payload import Leaf, Leaves, Listed, Payload, dense, sparse
+from thinwire.payload import Leaves, Payload, dense, sparse
 from thinwire.simulation import rounds
 from thinwire.simulation.session import open_session
 from thinwire.storage.state import start as start_of
-from thinwire.wire import pack, positions, unpack
-from thinwire.wire.bound import bound_bits, global_bits
+from thinwire.wire import pack, unpack
 
 DENSITIES = (0.5, 0.1, 0.04, 0.01, 0.001)
 Tensors = dict[str, torch.Tensor]
@@ -70,12 +69,6 @@ class Codec:
 def tensors(payload: Payload) -> Tensors:
     """Dense float32 tensors by name, laid out before the clock starts."""
     return {f"{name}.{part}": leaf.dense() for (name, part), leaf in payload.leaves.items()}
-
-
-def pack_flat(payload: Payload) -> bytes:
-    """The payload packed without classes of rows and columns."""
-    with patch.object(positions, "FEWEST", 1 << 62):
-        return pack(payload)
 
 
 def rivals(payload: Payload) -> dict[str, Codec]:
@@ -133,7 +126,6 @@ def rivals(payload: Payload) -> dict[str, Codec]:
     arrays = {name: tensor.numpy() for name, tensor in whole.items()}
     return {
         "thinwire": Codec(pack, unpack),
-        "thinwire, one density": Codec(pack_flat, unpack),
         "safetensors bfloat16": Codec(lambda _: save(halves), load),
         "safetensors bfloat16 + zstd": Codec(
             lambda _: zstd.compress(save(halves)), lambda b: load(unzstd.decompress(b))
@@ -293,21 +285,6 @@ def real_cases(folder: Path, quick: bool) -> Iterator[tuple[str, Payload]]:
         yield f"real {path.stem}", unpack(path.read_bytes())
 
 
-def saving(case: str, payload: Payload) -> dict[str, Any]:
-    """What classes of rows and columns save of the bits of listed positions against one density for each leaf."""
-    listed: list[Leaf] = [leaf for leaf in payload.leaves.values() if isinstance(leaf.positions, Listed)]
-    count, even = sum(leaf.kept for leaf in listed), sum(map(global_bits, listed))
-    saved = 8 * (len(pack_flat(payload)) - len(pack(payload)))
-    return {
-        "case": case,
-        "leaves": len(listed),
-        "positions": count,
-        "bits_a_position_at_one_density": round(even / count, 4),
-        "bits_a_position_saved": round(saved / count, 4),
-        "share_of_position_bits": round(saved / even, 4),
-    }
-
-
 def best(work: Callable[[], Any], seconds: float, most: int) -> float:
     """Seconds of the fastest of at most `most` repetitions within the time given (one at least)."""
     times: list[float] = []
@@ -350,7 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small tensors, less than 45 s")
     parser.add_argument("--payloads", type=Path, help="folder of packed payloads (*.tw), made there if it has none")
-    parser.add_argument("--output", type=Path, help="also write the lines here, and what classes save, as JSON")
+    parser.add_argument("--output", type=Path, help="also write the lines here, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -365,18 +342,8 @@ def main() -> None:
             print(json.dumps(line), flush=True)
             lines.append(line)
     if options.output:
-        listed = [(case, p) for case, p in cases if any(isinstance(x.positions, Listed) for x in p.leaves.values())]
-        both = {"saved_by_classes": [saving(case, payload) for case, payload in listed], "lines": lines}
-        options.output.write_text(laid_out(both))
-
-
-def laid_out(tables: dict[str, list[dict[str, Any]]]) -> str:
-    """JSON with one row a line."""
-    parts = (
-        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
-        for name, rows in tables.items()
-    )
-    return "{" + ",\n".join(parts) + "}\n"
+        rows = ",\n".join(json.dumps(line) for line in lines)
+        options.output.write_text(f'{{"lines": [\n{rows}\n]}}\n')
 
 
 if __name__ == "__main__":

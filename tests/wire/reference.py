@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-CHUNK, ROWS = 1 << 18, 1 << 18
+CHUNK = 1 << 18
 FLOATS = {0: (32, 8, 23), 1: (16, 8, 7), 2: (16, 5, 10)}
 
 
@@ -106,68 +106,31 @@ def geometric(ratio: int) -> list[int]:
     return [ends[at] - ends[at + 1] + 1 for at in range(len(tails))]
 
 
-def listed(source: Bytes, kept: int, shape: list[int]) -> list[int]:
-    width = 1
-    for length in shape[1:]:
-        width *= length
-    if len(shape) < 2 or not 2 <= width <= CHUNK // 2:
-        width = 1024
+def listed(source: Bytes, kept: int) -> list[int]:
     found: list[int] = []
-    row = 0
     while len(found) < kept:
-        rows, count = source.varint(), source.varint()
-        if count:
-            found += [row * width + entry for entry in chunk(source, count, rows, width)]
-        row += rows
+        for gap in gaps(source, min(CHUNK, kept - len(found))):
+            found.append((found[-1] if found else -1) + gap + 1)
     return found
 
 
-def chunk(source: Bytes, count: int, rows: int, width: int) -> list[int]:
+def gaps(source: Bytes, count: int) -> list[int]:
     if source.byte() == 1:
         gap_planes = [source.plain(count) for _ in range(4)]
-        entry, entries = -1, []
-        for at in range(count):
-            entry += sum(gap_planes[byte][at] << 8 * byte for byte in range(4)) + 1
-            entries.append(entry)
-        return entries
-    row_class, column_class = symbols(source, rows, 6), symbols(source, width, 6)
-    across = max(column_class) + 1
-    cells = (max(row_class) + 1) * across
-    group_of = symbols(source, cells, 6) if cells > 1 else [0]
-    groups = []
-    for group in range(max(group_of) + 1):
-        number = source.varint()
-        if number:
-            low, ratio = source.byte(), int.from_bytes(source.take(2), "little")
-            groups.append((group, number, low, geometric(ratio)))
+        return [sum(gap_planes[byte][at] << 8 * byte for byte in range(4)) for at in range(count)]
+    low, ratio = source.byte(), int.from_bytes(source.take(2), "little")
+    weights, number = geometric(ratio), source.varint()
     coder = Ans(source)
-    coded = [[coder.symbol(weights) for _ in range(number)] for _, number, _, weights in groups]
-    rests: list[list[int]] = [[]] * len(groups)
-    for width_low in range(1, 32):
-        mine = [at for at, (_, _, low, _) in enumerate(groups) if low == width_low]
-        total = sum(groups[at][1] for at in mine)
-        bits_of = planes(source.take(width_low * ((total + 7) // 8)), total, width_low)
-        for at in mine:
-            rests[at], bits_of = bits_of[: groups[at][1]], bits_of[groups[at][1] :]
-    entries = []
-    for (group, number, low, weights), high, rest in zip(groups, coded, rests, strict=True):
-        rest = rest or [0] * number
-        line = [
-            row * width + column
-            for cell in range(cells)
-            if group_of[cell] == group
-            for row in range(rows)
-            if row_class[row] == cell // across
-            for column in range(width)
-            if column_class[column] == cell % across
-        ]
-        place = 0
-        for symbol, bits in zip(high, rest, strict=True):
-            place += (symbol << low) + bits
-            if symbol < len(weights) - 1:
-                entries.append(line[place])
-                place += 1
-    return sorted(entries)
+    high = [coder.symbol(weights) for _ in range(number)]
+    rest = planes(source.take(low * ((number + 7) // 8)), number, low) if low else [0] * number
+    found, gap = [], 0
+    for symbol, bits in zip(high, rest, strict=True):
+        gap += (symbol << low) + bits
+        if symbol < len(weights) - 1:
+            found.append(gap)
+            gap = 0
+    assert len(found) == count
+    return found
 
 
 def floats(source: Bytes, count: int, kind: int) -> list[int]:
@@ -202,12 +165,12 @@ def floats(source: Bytes, count: int, kind: int) -> list[int]:
 
 def read(blob: bytes) -> dict[str, Any]:
     """kind, version, run, and leaves of name, part, shape, positions and values, as in the expected content's JSON."""
-    assert blob[:4] == b"thw\1"
+    assert blob[:4] == b"thw\2"
     assert zlib.crc32(blob[:-4]) == int.from_bytes(blob[-4:], "little")
     start = len(blob) - 8 - int.from_bytes(blob[-8:-4], "little")
     outer = Bytes(blob[start:-8])
     line = Bytes(outer.plain(outer.varint()))
-    kind, version, run = line.byte(), line.varint(), line.varint()
+    kind, run, version = line.byte(), int.from_bytes(line.take(8), "little"), line.varint()
     leaves, at = [], 4
     for _ in range(line.varint()):
         name, part = (line.take(line.varint()).decode() for _ in range(2))
@@ -220,7 +183,7 @@ def read(blob: bytes) -> dict[str, Any]:
             case 0:
                 leaf["positions"] = "all"
             case 1:
-                leaf["positions"] = listed(body, kept, shape)
+                leaf["positions"] = listed(body, kept)
             case 2:
                 seed, density = struct.unpack("<Qd", body.take(16))
                 leaf["positions"] = {"seed": seed, "density": density}

@@ -25,6 +25,7 @@ from thinwire.engine import Server
 from thinwire.storage.clients import SUFFIX, ClientStore, Paths, Saved, below
 from thinwire.storage.files import digest, flush
 from thinwire.storage.state import State, Totals
+from thinwire.wire import readable
 
 FORMAT = 2
 KEPT = 2
@@ -164,8 +165,12 @@ def flatten(state: State) -> dict[str, Tensor]:
 
 
 def unflatten(paths: Paths, manifest: dict[str, Any], clients: ClientStore, start: Adapters, run: int) -> State:
-    """The state that `flatten` and `describe` came from; `start` gives what the seed gives."""
+    """The state that `flatten` and `describe` came from; `start` gives what the seed gives.
+
+    Broadcasts packed in an earlier format are dropped: who missed one is sent the state, which holds the same bits.
+    """
     log = {int(path[1]): tensor.numpy().tobytes() for path, tensor in paths.items() if path[0] == "log"}
+    log = {version: blob for version, blob in log.items() if readable(blob)}
     moments = {path[2] for path in paths if path[:2] == ("server", "moments")}
     server = Server(
         run=run,

@@ -12,9 +12,9 @@ from thinwire.wire.cursor import Cursor, put_plain, put_varint
 from thinwire.wire.errors import Expect, WireError
 from thinwire.wire.leaves import CODES, Entry, get_entry, get_leaf, put_entry, put_leaf
 
-__all__ = ["FORMAT", "Expect", "Reader", "WireError", "open_payload", "pack", "unpack"]
+__all__ = ["FORMAT", "Expect", "Reader", "WireError", "open_payload", "pack", "readable", "unpack"]
 
-MAGIC, FORMAT = b"thw", 1
+MAGIC, FORMAT = b"thw", 2
 START = len(MAGIC) + 1
 TRAILER = 8
 LEAVES, DIRECTORY = 1 << 16, 1 << 24
@@ -28,8 +28,10 @@ def pack(payload: Payload) -> bytes:
     out, directory = io.BytesIO(), io.BytesIO()
     out.write(MAGIC + bytes([FORMAT]))
     directory.write(bytes([KINDS.index(payload.kind)]))
-    for number in (payload.version, payload.run, len(payload.leaves)):
-        put_varint(directory, number)
+    if not 0 <= payload.run < 1 << 64:
+        raise WireError(f"run {payload.run}: allowed are 64 bits")
+    directory.write(payload.run.to_bytes(8, "little"))
+    put_varint(directory, payload.version, len(payload.leaves))
     for key, leaf in payload.leaves.items():
         start = out.tell()
         put_leaf(out, key, leaf)
@@ -102,6 +104,11 @@ def open_payload(blob: bytes, expect: Expect | None = None) -> Reader:
     return _directory(view[START:start], view[start:-TRAILER], expect)
 
 
+def readable(blob: bytes) -> bool:
+    """Whether packed bytes are of the format that this release reads; a run resumed after an update may hold others."""
+    return blob[:START] == MAGIC + bytes([FORMAT])
+
+
 def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
     """The payload in the bytes. Raises: WireError for anything but a sound payload within `expect`."""
     return open_payload(blob, expect).payload()
@@ -114,7 +121,7 @@ def _directory(bodies: memoryview, packed: memoryview, expect: Expect) -> Reader
     outer.end()
     cursor = Cursor(memoryview(raw), "directory")
     kind = KINDS[cursor.byte(len(KINDS) - 1, "kind")]
-    version, run = cursor.varint(2**64 - 1, "version"), cursor.varint(2**64 - 1, "run")
+    run, version = int.from_bytes(cursor.take(8), "little"), cursor.varint(2**64 - 1, "version")
     for field, found in (("kind", kind), ("version", version), ("run", run)):
         expect.check(field, found)
     entries: dict[Key, tuple[Entry, memoryview]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -30,6 +30,11 @@ SAMPLE = 256
 FEW = 512
 """Bits of symbols up to which zstd is not tried."""
 WORD = np.dtype("<u4")
+
+
+def pieces(count: int) -> Iterator[slice]:
+    """Slices of at most CHUNK that cover range(count)."""
+    return (slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK))
 
 
 def categorical(weights: np.ndarray) -> Any:

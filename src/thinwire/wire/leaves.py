@@ -14,7 +14,7 @@ from thinwire.payload import PER, All, Codes, Floats, Leaf, Listed, Positions, S
 from thinwire.randomness import seeded_count
 from thinwire.wire.cursor import Cursor, put_varint
 from thinwire.wire.errors import WireError
-from thinwire.wire.positions import get_positions, put_positions
+from thinwire.wire.positions import LARGEST, get_positions, put_positions
 from thinwire.wire.values import DTYPES, get_codes, get_floats, put_codes, put_floats
 
 ALL, LISTED, SEEDED = range(3)
@@ -102,6 +102,8 @@ def get_entry(cursor: Cursor, left: int) -> Entry:
     size = math.prod(shape)
     if size > 1 << 48:
         raise cursor.fail(f"shape {shape} has more than 2^48 values")
+    if kinds >> 4 == LISTED and size > LARGEST:
+        raise cursor.fail(f"shape {shape}: listed positions in a leaf of more than 2^32 values")
     kept = cursor.varint(size, "number of values")
     if kinds >> 4 == ALL and kept != size:
         raise cursor.fail(f"{kept} of {size} values in a dense leaf")
@@ -113,7 +115,7 @@ def put_leaf(out: BinaryIO, key: Key, leaf: Leaf) -> None:
     _check(key, leaf)
     match leaf.positions:
         case Listed(indices):
-            put_positions(out, indices.cpu().numpy(), leaf.shape)
+            put_positions(out, indices.cpu().numpy())
         case Seeded(seed, density):
             out.write(MASK.pack(seed, density))
     if isinstance(leaf.values, Codes):
@@ -127,7 +129,7 @@ def get_leaf(cursor: Cursor, entry: Entry) -> Leaf:
     cursor.part = "positions"
     positions: Positions = All()
     if entry.positions == LISTED:
-        positions = Listed(torch.from_numpy(get_positions(cursor, entry.kept, entry.shape)))
+        positions = Listed(torch.from_numpy(get_positions(cursor, entry.kept, entry.size)))
     elif entry.positions == SEEDED:
         positions = Seeded(*MASK.unpack(cursor.take(MASK.size)))
         if not 0 <= positions.density <= 1:
@@ -153,6 +155,8 @@ def _check(key: Key, leaf: Leaf) -> None:
             low, high = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
             rising = bool((places[1:] > places[:-1]).all())
             wrong = len(places) != leaf.kept or low < 0 or high >= leaf.size or not rising
+            if leaf.size > LARGEST:
+                raise WireError(f"{where}: listed positions in a leaf of more than 2^32 values cannot travel")
         case Seeded(seed, density):
             wrong = not 0 <= seed < 1 << 64 or not 0 <= density <= 1
     if wrong:

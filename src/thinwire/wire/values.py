@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from itertools import accumulate
 from typing import BinaryIO
 
@@ -15,12 +14,12 @@ from torch import Tensor
 from thinwire.payload import Codes
 from thinwire.wire.cursor import Cursor, put_plain
 from thinwire.wire.entropy import (
-    CHUNK,
     SAMPLE,
     get_symbols,
     n_log_n,
     pack_bits,
     packed_size,
+    pieces,
     put_symbols,
     share_bits,
     table_bits,
@@ -36,11 +35,6 @@ WHOLE, SPLIT = 0, 1
 AFFINE = 16
 MOST = 4
 """Most mantissa bits coded together with the exponent."""
-
-
-def pieces(count: int) -> Iterator[slice]:
-    """Slices of at most CHUNK that cover range(count)."""
-    return (slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK))
 
 
 def put_floats(out: BinaryIO, tensor: Tensor) -> None:
