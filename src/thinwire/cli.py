@@ -262,11 +262,11 @@ def show_data(options: argparse.Namespace) -> int:
             found = encode_all(dataset, tokenizer, recipe.data)
         console.print(summary.table(dataset, found.clients))
         if recipe.data.task == "text":
-            console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", markup=False, highlight=False)
+            console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", markup=False, soft_wrap=True)
         if found.skipped:
-            console.print(f"skipped: {skipped_words(found.skipped)}", markup=False, highlight=False)
+            console.print(f"skipped: {skipped_words(found.skipped)}", markup=False, soft_wrap=True)
     if dataset.left_out:
-        console.print(f"left out: {listed(dataset.left_out, between='; ')}", markup=False, highlight=False)
+        console.print(f"left out: {listed(dataset.left_out, between='; ')}", markup=False, soft_wrap=True)
     if options.picture:
         summary.picture(dataset, options.picture)
         console.print(f"picture: {options.picture}", markup=False, soft_wrap=True)

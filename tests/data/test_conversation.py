@@ -95,13 +95,15 @@ def test_a_content_in_parts_is_their_text():
 
 def test_what_is_named_wins():
     both = {"instruction": "a", "response": "b", "messages": MESSAGES, "talk": SHARED[1:3]}
-    with pytest.raises(ConfigError, match="line 7: it can be read as instruction with response or messages: name"):
+    with pytest.raises(ConfigError, match="line 7: it can be read as instruction with response or messages; allowed"):
         read_talk(at(both), LONG)
     assert said(both, replace(LONG, messages="messages")) == TURNS
     assert said(both, replace(LONG, messages="talk")) == TURNS[1:3]
     assert said(both, replace(LONG, messages="")) == [("user", "a"), ("assistant", "b")]
     assert said(both | {"q": "c"}, replace(LONG, instruction="q")) == [("user", "c"), ("assistant", "b")]
-    assert said({"prompt": "a", "completion": "b"}) == [("user", "a"), ("assistant", "b")]
+    pair = {"prompt": "a", "completion": "b"}
+    assert said(pair) == [("user", "a"), ("assistant", "b")]
+    assert said(pair | {"messages": MESSAGES}, replace(LONG, messages="")) == said(pair)
 
 
 def test_a_system_column_is_read_beside_turns_and_where_it_is_named(tokenizer):

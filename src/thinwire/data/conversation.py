@@ -73,16 +73,18 @@ def form_of(record: Record, config: DataConfig) -> tuple[str, ...]:
     own = (config.instruction, config.response)
     if config.messages:
         return (config.messages,)
-    if own != _default_columns() or config.messages == "":
+    if own != _default_columns():
         return own
     forms = [own, *((name,) for name in CONVERSATIONS), PAIR]
     held = [form for form in forms if all(name in record for name in form)]
+    if config.messages == "":
+        held = [form for form in held if len(form) > 1][:1]
     full = [form for form in held if not any(_empty(record[name]) for name in form)]
     if len(full) > 1:
         found = " or ".join(" with ".join(form) for form in full)
         raise ConfigError(
-            f"{_place(record)}: it can be read as {found}: name the column of the conversation (data.messages), or "
-            "the columns data.instruction and data.response; data.messages = '' keeps to the latter's defaults"
+            f"{_place(record)}: it can be read as {found}; allowed is one of them: data.messages names the column of "
+            "the conversation ('': there is none), data.instruction and data.response those of question and answer"
         )
     return (full or held or [own])[0]
 
