@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from thinwire.config import RESNETS, ModelConfig
-from thinwire.models.heads import KINDS, Head, draw, hold_statistics, new_modules, preprocessor, set_scaling
+from thinwire.models import gguf
+from thinwire.models.heads import (
+    KINDS,
+    Head,
+    agree_on_padding,
+    draw,
+    hold_statistics,
+    new_modules,
+    preprocessor,
+    set_scaling,
+)
+from thinwire.models.probe import examine
 from thinwire.models.resnet import HEAD, resnet
+from thinwire.models.source import ALLOWED, Source, check_configuration, locate
 from thinwire.settings import ConfigError
 
 T = TypeVar("T")
 
-EMBEDDED = "embedded"
+LONGEST = 600
+"""Characters of another library's message that are shown."""
+
+UNLIMITED = 1e9
+"""From here on a limit on tokens means none: tokenizers write 1e30 where they know of none."""
 
 
 @dataclass
@@ -29,13 +43,15 @@ class Base:
     """A frozen base model with its tokenizer. `model` gains the adapter's layers once `peft_bridge.attach` has run.
 
     `extras` are modules that no base brings, a classifier's head: they start from the run's seed, trained in full.
+    `positions`: tokens that the model's table of positions has room for; None: it has none.
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     name: str
     device: torch.device
     extras: tuple[str, ...] = ()
+    positions: int | None = None
     _weights: dict[str, nn.Parameter] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,8 +67,25 @@ class Base:
     @property
     def longest(self) -> int | None:
         """Tokens that it has positions for; None: any number, or it reads images."""
-        most = getattr(self.model.config, "max_position_embeddings", None)
-        return None if self.tokenizer is None or most is None else min(most, self.tokenizer.model_max_length)
+        if self.tokenizer is None:
+            return None
+        stated = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limits = (stated, self.tokenizer.model_max_length, self.positions)
+        known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < UNLIMITED]
+        return min(known, default=None)
+
+    def check(self, rows: Iterable[Sequence[int]]) -> None:
+        """Raises: ConfigError for a token in the rows that the model has no embedding for."""
+        size = len(self.model.get_input_embeddings().weight) if self.tokenizer is not None else 0
+        if self.tokenizer is None or len(self.tokenizer) <= size:
+            return
+        most = max((max(row, default=0) for row in rows), default=0)
+        if most >= size:
+            word = self.tokenizer.convert_ids_to_tokens(most)
+            raise ConfigError(
+                f"model.name = {self.name!r}: its tokenizer writes {word!r} as token {most}, but its embeddings have "
+                f"{size} rows; allowed is the tokenizer that it was trained with, or embeddings made as large"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,49 +113,45 @@ def load_base(config: ModelConfig, device: str, head: Head | None = None) -> Bas
         draw(network, [HEAD], head.seed)
         model = network.to(where, getattr(torch, config.dtype)).requires_grad_(False).eval()
         return Base(model, None, config.name, where, (HEAD,))
+    source, writes = locate(config), head is None
+    reads = head is None or head.task != "image"
+    values = _read(config, lambda: _configuration(source))
+    check_configuration(config, values, writes)
     extra = _quantisation(config, where) if config.bits is not None else {}
-    tokenizer = None if head is not None and head.task == "image" else load_tokenizer(config)
-    model, new = _read(config, lambda source, local: _load(config, source, local, extra, head))
+    tokenizer = load_tokenizer(config) if reads else None
+    model, new = _read(config, lambda: _load(config, source, extra, head))
     if head is not None:
         draw(model, new, head.seed)
         hold_statistics(model)
-        if tokenizer is None:
-            set_scaling(model.config, _read(config, preprocessor))
-        elif model.config.get_text_config().pad_token_id is None:
-            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        if reads:
+            agree_on_padding(model, tokenizer, f"model.name = {config.name!r}")
+        else:
+            set_scaling(model.config, _read(config, lambda: preprocessor(source.place, source.local)))
     if config.bits is None:
         model = model.to(where)
-    return Base(model.requires_grad_(False).eval(), tokenizer, config.name, where, tuple(new))
+    model = model.requires_grad_(False).eval()
+    left = None
+    if tokenizer is not None and not values.get("is_encoder_decoder"):
+        special = tokenizer.all_special_ids
+        left = _read(config, lambda: examine(model, special, writes, f"model.name = {config.name!r}"))
+    return Base(model, tokenizer, config.name, where, tuple(new), left)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
     """The tokenizer of the base that a recipe names, with a padding token. Raises: ConfigError."""
     from transformers import AutoTokenizer
 
-    tokenizer = _read(config, lambda source, local: AutoTokenizer.from_pretrained(source, **_common(local)))
+    source = locate(config)
+    tokenizer = _read(config, lambda: AutoTokenizer.from_pretrained(source.place, **source.arguments()))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _locate(name: str) -> tuple[str, bool]:
-    """Where a model is, and whether that is on this machine."""
-    if name == EMBEDDED:
-        folder = Path(str(importlib.resources.files("thinwire.models") / EMBEDDED))
-        if not (folder / "config.json").is_file():
-            raise ConfigError("model.name = 'embedded': this installation lacks the embedded base; reinstall thinwire")
-        return str(folder), True
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"model.name = {name!r}: the folder has no config.json. {_ALLOWED}")
-        return str(path), True
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ConfigError(f"model.name = {name!r}: there is no such folder. {_ALLOWED}")
-    return name, False
+def _configuration(source: Source) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
 
-
-_ALLOWED = "Allowed: embedded, a folder in the transformers format with safetensors, or the name of a model on the hub"
+    return PreTrainedConfig.get_config_dict(source.place, **source.arguments())[0]
 
 
 def _quantisation(config: ModelConfig, device: torch.device) -> dict[str, Any]:
@@ -140,46 +169,54 @@ def _quantisation(config: ModelConfig, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": quantised, "device_map": {"": str(device)}}
 
 
-def _read(config: ModelConfig, read: Callable[[str, bool], T]) -> T:
-    """What `read` makes of the source and whether that is local. Raises: ConfigError where it cannot."""
-    from safetensors import SafetensorError
+def _read(config: ModelConfig, read: Callable[[], T]) -> T:
+    """What `read` makes of a base. Raises: ConfigError where it cannot.
+
+    Whatever is raised comes from what is in the base's files, of which nothing is known before.
+    """
     from transformers.utils import logging
 
-    source, local = _locate(config.name)
+    local = locate(config).local
     bars = logging.is_progress_bar_enabled()
     if local and bars:
         logging.disable_progress_bar()
     try:
-        return read(source, local)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"model.name = {config.name!r}: it cannot be loaded: {reason}. {_ALLOWED}") from error
+        return read()
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()).partition(" Model type should be one of")[0] or type(error).__name__
+        reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]}..."
+        raise ConfigError(f"model.name = {config.name!r}: it cannot be loaded: {reason}. {ALLOWED}") from error
     finally:
         if local and bars:
             logging.enable_progress_bar()
 
 
-def _common(local: bool) -> dict[str, Any]:
-    return {"local_files_only": local, "trust_remote_code": False}
-
-
-def _load(
-    config: ModelConfig, source: str, local: bool, extra: dict[str, Any], head: Head | None
-) -> tuple[Any, list[str]]:
+def _load(config: ModelConfig, source: Source, extra: dict[str, Any], head: Head | None) -> tuple[Any, list[str]]:
     """The model, and the paths of its modules that are new."""
     import transformers
 
-    weights = {"use_safetensors": True, "dtype": getattr(torch, config.dtype), "output_loading_info": True}
+    weights = {"use_safetensors": True, "dtype": getattr(torch, config.dtype)}
+    weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     kind = "AutoModelForCausalLM"
     if head is not None:
         kind = KINDS[head.task]
         names = dict(enumerate(head.classes))
         weights |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-        weights |= {"ignore_mismatched_sizes": True}
-    model, found = getattr(transformers, kind).from_pretrained(source, **weights, **_common(local), **extra)
+    if source.gguf is not None:
+        extra = extra | gguf.dequantised()
+    model, found = getattr(transformers, kind).from_pretrained(
+        source.place, **weights, **source.arguments(), **extra
+    )
     missing = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
-    if head is not None:
-        return model, new_modules(model, missing)
-    if missing:
+    if head is None and found["mismatched_keys"]:
+        name, stored, wanted = min(found["mismatched_keys"])
+        raise ValueError(f"its {name} is {tuple(stored)}, but its configuration makes it {tuple(wanted)}")
+    if head is None and missing:
         raise ValueError(f"its weights lack {', '.join(sorted(missing)[:3])}")
-    return model, []
+    new = [] if head is None else new_modules(model, missing)
+    if source.gguf is not None:
+        gguf.forget(model)
+        gguf.check_whole(source.gguf, model, new)
+    return model, new

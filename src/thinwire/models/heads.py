@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from thinwire.randomness import derive, uniform
+from thinwire.settings import ConfigError
 
 KINDS = {
     "sequence": "AutoModelForSequenceClassification",
@@ -70,6 +71,24 @@ def hold_statistics(model: nn.Module) -> None:
 def _evaluating(module: nn.Module, _: Any) -> None:
     if not any(parameter.requires_grad for parameter in module.parameters()):
         module.eval()
+
+
+def agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:
+    """Make model and tokenizer mean the same token by padding, in place: by it a causal classifier finds a text's end.
+
+    The model's own where it has one; else the tokenizer's, or its end; else a row that no text has, or what is unknown.
+    Raises: ConfigError where there is none of these. `where` begins the message.
+    """
+    config, rows = model.config.get_text_config(), len(model.get_input_embeddings().weight)
+    spare = rows - 1 if rows > len(tokenizer) else None
+    choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, spare, tokenizer.unk_token_id)
+    padding = next((choice for choice in choices if choice is not None and 0 <= choice < rows), None)
+    if padding is None:
+        raise ConfigError(f"{where}: neither it nor its tokenizer has a token for padding, end or what is unknown")
+    config.pad_token_id = padding
+    token = tokenizer.convert_ids_to_tokens(padding)
+    if token is not None and padding != tokenizer.pad_token_id:
+        tokenizer.pad_token = token
 
 
 def preprocessor(source: str, local: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def export_run(directory: RunDirectory, to: Path, rank: int | None = None, merge
     if merged:
         bare = load_base(recipe.model, "cpu", head_of(recipe, directory))
         bake(bare.model, adapters)
-        bare.model.save_pretrained(to)  # type: ignore[operator]
+        bare.model.save_pretrained(to)
         if bare.tokenizer is not None:
             bare.tokenizer.save_pretrained(to)
     else:

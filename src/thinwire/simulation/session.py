@@ -158,6 +158,8 @@ def open_session(recipe: Recipe) -> Session:
     start = peft_bridge.start(model, recipe.run.seed)
     initial = peft_bridge.load_adapter(model, recipe.model.adapter) if recipe.model.adapter else None
     found = encode_all(dataset, base.tokenizer, config, base.image_size)
+    for examples in (*found.clients.values(), *found.tests.values()):
+        base.check(example.tokens for example in examples)
     tests = HeldOut(found.tests, found.owners)
     monitor = tests if config.split == "validation" else HeldOut()
     if recipe.run.evaluate_every and not monitor.examples:

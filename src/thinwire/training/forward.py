@@ -21,7 +21,7 @@ def logits_at(network: Any, batch: Batch) -> Tensor:
         return _class_logits(network, batch)
     head = network.get_output_embeddings()
     inputs = {"input_ids": batch.tokens, "use_cache": False}
-    if head is None or getattr(network.config, "is_encoder_decoder", False):
+    if head is None:
         logits = network(**inputs, attention_mask=batch.mask).logits
         return logits.flatten(0, 1)[batch.positions].float()
     with _selected(head, batch.positions):
