@@ -170,8 +170,8 @@ def read(blob: bytes) -> dict[str, Any]:
     start = len(blob) - 8 - int.from_bytes(blob[-8:-4], "little")
     outer = Bytes(blob[start:-8])
     line = Bytes(outer.plain(outer.varint()))
-    kind, run, version = line.byte(), int.from_bytes(line.take(8), "little"), line.varint()
-    leaves, at = [], 4
+    kind, run, version = line.byte(), int.from_bytes(blob[4:12], "little"), line.varint()
+    leaves, at = [], 12
     for _ in range(line.varint()):
         name, part = (line.take(line.varint()).decode() for _ in range(2))
         shape = [line.varint() for _ in range(line.byte())]

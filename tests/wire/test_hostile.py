@@ -36,12 +36,12 @@ def payload():
     )
 
 
-ONE_LEAF = b"\1" + bytes(8) + b"\0\1"
-"""Kind, run, version and number of leaves of a directory."""
+ONE_LEAF = b"\1\0\1"
+"""Kind, version and number of leaves of a directory."""
 
 
-def build(entries: bytes, bodies: bytes = b"", head: bytes = ONE_LEAF, magic: bytes = b"thw\2") -> bytes:
-    """A payload with this directory: kind, run, version and number of leaves, then the leaves' lines."""
+def build(entries: bytes, bodies: bytes = b"", head: bytes = ONE_LEAF, magic: bytes = b"thw\2" + bytes(8)) -> bytes:
+    """A payload with this directory: kind, version and number of leaves, then the leaves' lines."""
     out = io.BytesIO()
     put_varint(out, len(head + entries))
     put_plain(out, head + entries)
@@ -79,6 +79,11 @@ def test_another_version_is_named(payload):
     for version in (0, 1, 3):
         with pytest.raises(WireError, match=f"format version {version}: this release reads 2"):
             unpack(seal(b"thw" + bytes([version]) + pack(payload)[4:]))
+
+
+def test_the_smallest_payload_of_format_1_is_refused_by_its_number():
+    with pytest.raises(WireError, match="format version 1: this release reads 2"):
+        unpack(bytes.fromhex("7468770104000000000006000000b70454cb"))
 
 
 @pytest.mark.parametrize(("field", "value"), [("run", 8), ("kind", "state"), ("version", 5), ("limit", 100)])
@@ -163,8 +168,8 @@ def test_decoded_size_is_limited_before_decoding():
         (build(line(), head=ONE_LEAF[:-1] + b"\0"), "bytes too many"),
         (build(line(), bodies=b"x"), "belong to no leaf"),
         (build(line(), head=b"\2" + ONE_LEAF[1:]), "kind is 2"),
-        (build(line(), head=ONE_LEAF[:9] + b"\x80\0\1"), "shortest form"),
-        (build(line(), head=ONE_LEAF[:9] + b"\xff" * 10 + b"\1\1"), "more than 10 bytes"),
+        (build(line(), head=ONE_LEAF[:1] + b"\x80\0\1"), "shortest form"),
+        (build(line(), head=ONE_LEAF[:1] + b"\xff" * 10 + b"\1\1"), "more than 10 bytes"),
         (build(line(), head=ONE_LEAF[:-1] + b"\xff\xff\xff\xff\1"), "number of leaves is"),
         (build(line(name=b"\xff")), "UTF-8"),
         (build(line()), "1 bytes announced, 0 left"),

@@ -15,7 +15,8 @@ from thinwire.wire.leaves import CODES, Entry, get_entry, get_leaf, put_entry, p
 __all__ = ["FORMAT", "Expect", "Reader", "WireError", "open_payload", "pack", "readable", "unpack"]
 
 MAGIC, FORMAT = b"thw", 2
-START = len(MAGIC) + 1
+START = len(MAGIC) + 1 + 8
+"""Magic, format version, run."""
 TRAILER = 8
 LEAVES, DIRECTORY = 1 << 16, 1 << 24
 """Most leaves of a payload, most bytes of its directory."""
@@ -26,11 +27,10 @@ def pack(payload: Payload) -> bytes:
     if payload.kind not in KINDS:
         raise WireError(f"kind {payload.kind!r}: allowed are {', '.join(KINDS)}")
     out, directory = io.BytesIO(), io.BytesIO()
-    out.write(MAGIC + bytes([FORMAT]))
-    directory.write(bytes([KINDS.index(payload.kind)]))
     if not 0 <= payload.run < 1 << 64:
         raise WireError(f"run {payload.run}: allowed are 64 bits")
-    directory.write(payload.run.to_bytes(8, "little"))
+    out.write(MAGIC + bytes([FORMAT]) + payload.run.to_bytes(8, "little"))
+    directory.write(bytes([KINDS.index(payload.kind)]))
     put_varint(directory, payload.version, len(payload.leaves))
     for key, leaf in payload.leaves.items():
         start = out.tell()
@@ -91,22 +91,24 @@ def open_payload(blob: bytes, expect: Expect | None = None) -> Reader:
     if len(blob) > expect.limit:
         raise WireError(f"payload of {len(blob)} bytes, at most {expect.limit} allowed")
     view = memoryview(blob)
-    if len(blob) < START + TRAILER or view[: len(MAGIC)] != MAGIC:
-        raise WireError(f"{len(blob)} bytes that are no thinwire payload")
-    if view[len(MAGIC)] != FORMAT:
+    if view[: len(MAGIC)] == MAGIC and len(blob) > len(MAGIC) and not readable(blob):
         raise WireError(f"format version {view[len(MAGIC)]}: this release reads {FORMAT}")
+    if len(blob) < START + TRAILER or not readable(blob):
+        raise WireError(f"{len(blob)} bytes that are no thinwire payload")
     if zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
         raise WireError("checksum does not match: truncated or altered on the way")
     length = int.from_bytes(view[-TRAILER:-4], "little")
     start = len(blob) - TRAILER - length
     if start < START:
         raise WireError(f"directory of {length} bytes in a payload of {len(blob)}")
-    return _directory(view[START:start], view[start:-TRAILER], expect)
+    run = int.from_bytes(view[START - 8 : START], "little")
+    expect.check("run", run)
+    return _directory(run, view[START:start], view[start:-TRAILER], expect)
 
 
 def readable(blob: bytes) -> bool:
     """Whether packed bytes are of the format that this release reads; a run resumed after an update may hold others."""
-    return blob[:START] == MAGIC + bytes([FORMAT])
+    return blob[: len(MAGIC) + 1] == MAGIC + bytes([FORMAT])
 
 
 def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
@@ -114,16 +116,16 @@ def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
     return open_payload(blob, expect).payload()
 
 
-def _directory(bodies: memoryview, packed: memoryview, expect: Expect) -> Reader:
+def _directory(run: int, bodies: memoryview, packed: memoryview, expect: Expect) -> Reader:
     """The reader of a payload's leaves, each checked against what is expected."""
     outer = Cursor(packed, "directory")
     raw = outer.plain(outer.varint(min(DIRECTORY, expect.limit), "length of the directory"), "directory")
     outer.end()
     cursor = Cursor(memoryview(raw), "directory")
     kind = KINDS[cursor.byte(len(KINDS) - 1, "kind")]
-    run, version = int.from_bytes(cursor.take(8), "little"), cursor.varint(2**64 - 1, "version")
-    for field, found in (("kind", kind), ("version", version), ("run", run)):
-        expect.check(field, found)
+    version = cursor.varint(2**64 - 1, "version")
+    expect.check("kind", kind)
+    expect.check("version", version)
     entries: dict[Key, tuple[Entry, memoryview]] = {}
     at, decoded, values = 0, 0, 0
     for _ in range(cursor.varint(LEAVES, "number of leaves")):
