@@ -141,3 +141,8 @@ def test_any_change_gives_a_recipe_or_a_config_error(section, key, value):
 @given(content=some.binary(max_size=40) | some.text(max_size=40).map(str.encode))
 def test_any_file_gives_a_recipe_or_a_config_error(content, tmp_path_factory):
     assert comes_out(lambda: load_recipe(write(tmp_path_factory.mktemp("fuzz"), content)))
+
+
+def test_a_byte_order_mark_in_a_recipe_is_passed_over(tmp_path):
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 7\n")
+    assert load_recipe(tmp_path / "r.toml").run.seed == 7

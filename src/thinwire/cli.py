@@ -239,10 +239,8 @@ def show_methods(options: argparse.Namespace) -> int:
 
 
 def show_data(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from thinwire.config import load_recipe
-    from thinwire.report.live import waiting
+    from thinwire.report.live import terminal, waiting
 
     recipe = load_recipe(options.recipe, options.set)
     with loading_torch():
@@ -253,7 +251,7 @@ def show_data(options: argparse.Namespace) -> int:
 
     with waiting("reading the data"):
         dataset = load(recipe.data, recipe.run.seed)
-    console = Console()
+    console = terminal()
     if recipe.data.task == "image":
         console.print(summary.table(dataset))
     else:
@@ -262,14 +260,14 @@ def show_data(options: argparse.Namespace) -> int:
             found = encode_all(dataset, tokenizer, recipe.data)
         console.print(summary.table(dataset, found.clients))
         if recipe.data.task == "text":
-            console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", markup=False, soft_wrap=True)
+            console.print(f"read as {summary.forms(dataset, tokenizer, recipe.data)}", soft_wrap=True)
         if found.skipped:
-            console.print(f"skipped: {skipped_words(found.skipped)}", markup=False, soft_wrap=True)
+            console.print(f"skipped: {skipped_words(found.skipped)}", soft_wrap=True)
     if dataset.left_out:
-        console.print(f"left out: {listed(dataset.left_out, between='; ')}", markup=False, soft_wrap=True)
+        console.print(f"left out: {listed(dataset.left_out, between='; ')}", soft_wrap=True)
     if options.picture:
         summary.picture(dataset, options.picture)
-        console.print(f"picture: {options.picture}", markup=False, soft_wrap=True)
+        console.print(f"picture: {options.picture}", soft_wrap=True)
     return 0
 
 

@@ -210,7 +210,7 @@ def load_recipe(path: Path | None, changes: Sequence[str] = ()) -> Recipe:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary. Raises: ConfigError if it is missing or malformed, with the place."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"recipe {str(path)!r}: no such file") from None
     except IsADirectoryError:

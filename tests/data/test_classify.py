@@ -171,3 +171,27 @@ def test_the_tail_of_every_text_is_held_out(write):
         (train,) = data.clients[name]
         assert f"{train['text']} {test['text']}" == "one two three four five " * 4
         assert 0.08 < len(test["text"]) / 96 < 0.15
+
+
+def test_numbers_beside_true_and_false_are_one_class_too_many(write):
+    path = write("mixed.jsonl", [{"text": f"x {i}", "label": (1, 0, True, False)[i % 4]} for i in range(40)])
+    with pytest.raises(ConfigError, match=r"data\.label = 'label': numbers beside true .*0, 1, false, true"):
+        load(DataConfig(task="sequence", source=str(path)), 0)
+    assert len(load(DataConfig(task="sequence", source=str(path), labels=("0", "1", "true", "false")), 0).classes) == 4
+    with pytest.raises(ConfigError, match=r"data\.labels = .*: allowed is every class once"):
+        load(DataConfig(task="sequence", source=str(path), labels=("1", "1.0", "true")), 0)
+
+
+def test_clients_agree_on_the_classes_whatever_their_format(write, tmp_path):
+    write("a.jsonl", [{"text": f"a {i}", "label": (1, 0.0)[i % 2]} for i in range(20)])
+    write("b.csv", [{"text": f"b {i}", "label": ("1.0", "0")[i % 2]} for i in range(20)])
+    write("c.parquet", [{"text": f"c {i}".encode(), "label": (1.0, 0.0)[i % 2]} for i in range(20)])
+    data = load(DataConfig(task="sequence", source=str(tmp_path), partition="file"), 0)
+    assert list(data.clients) == ["a", "b", "c"]
+    assert data.classes == ("0", "1")
+
+
+def test_an_empty_cell_names_no_client(write):
+    rows = [{"who": "a" if i else "", "text": f"x {i}", "label": i % 2} for i in range(9, -1, -1)]
+    with pytest.raises(ConfigError, match=r"all\.csv, line 11, column 'who': nothing is there"):
+        load(DataConfig(task="sequence", source=str(write("all.csv", rows)), partition="column", column="who"), 0)

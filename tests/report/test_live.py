@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from thinwire.report import live as display
-from thinwire.report.live import SHOWN, Live, waiting
+from thinwire.report.live import SHOWN, Live, progress_bar, terminal, waiting
 from thinwire.storage.state import Totals
 
 
@@ -48,14 +48,15 @@ def test_a_run_in_which_nothing_travels_says_so():
 
 
 def test_names_and_losses_are_no_markup():
-    console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    with Progress(console=console) as progress:
+    console = terminal(file=io.StringIO(), width=200, force_terminal=True)
+    with progress_bar(console) as progress:
         live = Live(console, progress)
         live.phase("[/red] FedSRD", 1)
-        live.line({"round": 0, "client": "[/bold] ward [x]", "loss": 1.0, "status": "refused: [/oops]"})
+        live.line({"round": 0, "client": "[/bold] ward [x] :cat:\\", "loss": 1.0, "status": "refused: [/oops]"})
         live.round(SimpleNamespace(round=1, totals=Totals()))
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "[/oops]" in plain
+    assert "[/bold] ward [x] :cat:\\ 1.000" in plain
     assert "[/red] FedSRD" in plain
 
 

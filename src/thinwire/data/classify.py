@@ -18,7 +18,10 @@ Offsets = Sequence[tuple[int, int]]
 def label_set(records: Iterable[Record], config: DataConfig) -> tuple[str, ...]:
     """`data.labels`, or every label of the records, sorted: numbers by value, then words. Raises: ConfigError."""
     if config.labels:
-        return tuple(as_label(label, "data.labels") for label in config.labels)
+        given = tuple(as_label(label, "data.labels") for label in config.labels)
+        if len({*given, ""}) <= len(given):
+            raise ConfigError(f"data.labels = {list(config.labels)!r}: allowed is every class once, and none empty")
+        return given
     return tuple(sorted({label for record in records for label in labels_of(record, config)}, key=by_value))
 
 

@@ -12,7 +12,7 @@ from thinwire.data.divide import divide
 from thinwire.data.sources import Catalogue, open_source
 from thinwire.data.values import Record, as_label, as_name, at, columns
 from thinwire.randomness import derive, permutation
-from thinwire.settings import ConfigError, unknown
+from thinwire.settings import ConfigError, listed, unknown
 
 ONE_CLASS = ("sequence", "image")
 """The tasks with one class a record."""
@@ -92,6 +92,11 @@ def _classes(wholes: dict[str, list[Record]], config: DataConfig) -> tuple[str, 
     if config.task == "text":
         return ()
     classes = label_set((record for whole in wholes.values() for record in whole), config)
+    if not config.labels and {"0", "1"} & set(classes) and {"true", "false"} & set(classes):
+        raise ConfigError(
+            f"data.label = {config.label!r}: numbers beside true and false ({listed(classes, 8)}); allowed is one "
+            "of the two everywhere, or all classes in data.labels"
+        )
     if len(classes) < 2:
         raise ConfigError(f"data.label = {config.label!r}: all training records are {classes[0]!r}; two are needed")
     return classes

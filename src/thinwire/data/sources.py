@@ -19,7 +19,7 @@ from thinwire.config import DataConfig
 from thinwire.data import files, generator, images
 from thinwire.data.files import SPLITS
 from thinwire.data.readers import ENDINGS, extra_missing, read, suffix
-from thinwire.data.values import Record, as_name
+from thinwire.data.values import Record, as_name, shown
 from thinwire.settings import ConfigError
 
 GENERATED = {"train": 1200, "validation": 64, "test": 64}  # examples per domain where data.*_limit is not given
@@ -50,8 +50,14 @@ def open_source(config: DataConfig, seed: int) -> Source:
         return _generated(config, seed)
     if config.source == "digits":
         return Source(images.digits())
+    if as_name(config.source, "data.source").partition(":")[0] in ("", " "):
+        raise ConfigError(f"data.source = {config.source!r}: allowed is a folder, a file, `generator` or a data set")
     source = expand(config.source)
     path = Path(source)
+    try:
+        path.exists()
+    except OSError as error:
+        raise ConfigError(f"data.source = {shown(config.source)}: {error.strerror}") from error
     if path.is_file():
         return _single_file(path)
     if path.is_dir() and config.task == "image" and images.is_image_folder(path):

@@ -8,6 +8,7 @@ from functools import partial
 
 from thinwire import peft_bridge
 from thinwire.config import Recipe
+from thinwire.data.classify import label_set
 from thinwire.federation.coordinator import Coordinator, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
@@ -41,7 +42,7 @@ def check_across(recipe: Recipe) -> Method:
 
 def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:
     """The coordinator of a new run, or of the one in the directory. Raises: ConfigError."""
-    method, task, labels = check_across(recipe), recipe.data.task, recipe.data.labels
+    method, task, labels = check_across(recipe), recipe.data.task, label_set((), recipe.data)
     set_threads(recipe)
     head = None if task == "text" else Head(task, labels, recipe.run.seed)
     base = load_base(recipe.model, device(recipe.run.device), head)

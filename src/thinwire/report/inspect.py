@@ -12,6 +12,7 @@ from rich.table import Table
 
 from thinwire.adapters import Key
 from thinwire.payload import Codes, Floats
+from thinwire.report.live import terminal
 from thinwire.wire import FORMAT, Reader, open_payload
 
 POSITIONS = ("all", "listed", "seeded")
@@ -102,5 +103,5 @@ def main(path: Path, as_json: bool = False, console: Console | None = None) -> i
     if as_json:
         print(json.dumps(description, indent=2))
     else:
-        (console or Console()).print(table(description))
+        (console or terminal()).print(table(description))
     return 0

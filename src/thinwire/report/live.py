@@ -14,8 +14,8 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from thinwire.storage.directory import Line
@@ -27,6 +27,11 @@ QUIET = 10.0
 """Seconds after which a log without a terminal says again how far scoring is."""
 PATIENCE = 1.0
 """Seconds after which a wait is worth a word."""
+
+
+def terminal(**options: Any) -> Console:
+    """A console to which brackets and colons in names are neither markup nor emoji."""
+    return Console(markup=False, emoji=False, **options)
 
 
 def silence_libraries() -> None:
@@ -55,29 +60,29 @@ class Live:
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
         self._begin(text, rounds, done)
         if not self.console.is_terminal:
-            self.console.print(text if rounds is None else f"{text}: {rounds - done} rounds", markup=False)
+            self.console.print(text if rounds is None else f"{text}: {rounds - done} rounds")
 
     def scoring(self, text: str, examples: int | None) -> None:
         self._begin(text, examples, 0)
         if not self.console.is_terminal:
-            self.console.print(f"{text}: {examples:,} examples" if examples else text, markup=False)
+            self.console.print(f"{text}: {examples:,} examples" if examples else text)
 
     def scored(self, examples: int) -> None:
         self.done += examples
         self.progress.update(self.task, completed=self.done, detail=f"{self.done:,} examples")
         if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
             self.said = time.monotonic()
-            self.console.print(f"  {self.done:,} examples so far", markup=False)
+            self.console.print(f"  {self.done:,} examples so far")
 
     def _begin(self, text: str, total: int | None, done: int) -> None:
         self.title, self.total, self.first, self.done = text, total or 0, done, done
         self.began = self.said = time.monotonic()
         self.privacy = ""
-        self.progress.reset(self.task, description=escape(text), total=total, completed=done, detail="")
+        self.progress.reset(self.task, description=text, total=total, completed=done, detail="")
 
     def line(self, line: Line) -> None:
         self.losses[line["client"]] = line["loss"]
-        self.progress.update(self.task, detail=escape(self.clients()))
+        self.progress.update(self.task, detail=self.clients())
         if line["status"] != "counted":
             self.troubles += 1
             if self.troubles <= SHOWN:
@@ -88,17 +93,17 @@ class Live:
 
     def round(self, state: State) -> None:
         detail = f"{self.clients()}  {travelled(state)}{self.privacy}"
-        self.progress.update(self.task, completed=state.round, detail=escape(detail))
+        self.progress.update(self.task, completed=state.round, detail=detail)
         if not self.console.is_terminal:
             left = (time.monotonic() - self.began) / (state.round - self.first) * (self.total - state.round)
             text = f"  round {state.round}/{self.total}  {detail}  {left:.0f} s left"
-            self.console.print(text, soft_wrap=True, markup=False)
+            self.console.print(text, soft_wrap=True)
         if self.troubles > SHOWN:
             self.warn(f"round {state.round}: {self.troubles - SHOWN} more clients did not count; see metrics.jsonl")
         self.losses, self.troubles = {}, 0
 
     def warn(self, text: str) -> None:
-        self.console.print(f"note: {text}", style="yellow", soft_wrap=True, markup=False)
+        self.console.print(f"note: {text}", style="yellow", soft_wrap=True)
 
     def tell(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
@@ -114,26 +119,31 @@ class Live:
 @contextmanager
 def watch(directory: Path, quiet: bool = False) -> Iterator[Live]:
     """A live display on standard error for the length of a run."""
-    console = Console(stderr=True, quiet=quiet)
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
+    console = terminal(stderr=True, quiet=quiet)
+    console.print(f"run directory: {directory}", soft_wrap=True)
+    with progress_bar(console, disable=not console.is_terminal or quiet) as progress:
+        yield Live(console, progress)
+
+
+def progress_bar(console: Console, disable: bool = False) -> Progress:
+    """What is done, how far it is, its clients, and the time gone and left."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console.print(f"run directory: {directory}", soft_wrap=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or quiet) as progress:
-        yield Live(console, progress)
+    return Progress(*columns, console=console, transient=True, disable=disable)
 
 
 @contextmanager
 def waiting(text: str, quiet: bool = False) -> Iterator[None]:
     """Says on standard error what is being waited for, if it takes longer than `PATIENCE`; a spinner on a terminal."""
-    console = Console(stderr=True, quiet=quiet)
-    status = console.status(escape(text))
-    show = status.start if console.is_terminal else partial(console.print, text, markup=False)
+    console = terminal(stderr=True, quiet=quiet)
+    status = console.status(Text(text))
+    show = status.start if console.is_terminal else partial(console.print, text)
     timer = Timer(PATIENCE, show)
     timer.daemon = True
     timer.start()

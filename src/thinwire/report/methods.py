@@ -7,10 +7,10 @@ import json
 import typing
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from thinwire.methods import METHODS
+from thinwire.report.live import terminal
 from thinwire.settings import allowed
 
 
@@ -44,7 +44,7 @@ def as_json() -> str:
 
 def print_methods() -> None:
     """A table of methods, then one of fields for each."""
-    console = Console()
+    console = terminal()
     table = Table(title="methods")
     for name in ("method", "what it is", "paper", "up", "down"):
         table.add_column(name)

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.report.live import megabytes
+from thinwire.report.live import megabytes, terminal
 
 
 def print_search(found: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """Every run, the pairs that were compared, and what was chosen."""
-    console = console or Console(soft_wrap=True)
+    console = console or terminal(soft_wrap=True)
     table = Table(title=f"{found['method']}: rank and density, on the validation split")
     for name in ("rank", "density", "loss", "score, %", "both ways", ""):
         table.add_column(name, justify="right")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.report.live import megabytes
+from thinwire.report.live import megabytes, terminal
 
 PERSONAL = {"personal": "personal", "fused": "fused", "tuned": "tuned locally"}
 WORDS = {"before": "before", "own": "own specialist", "alone": "alone (mean)", "after": "federated", **PERSONAL}
@@ -26,7 +26,7 @@ ROWS = 30
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Scores and losses by domain, bytes against dense FedIT, and where everything lies."""
-    console = console or Console(soft_wrap=True)
+    console = console or terminal(soft_wrap=True)
     console.print(scores(summary))
     console.print(traffic(summary))
     if summary.get("privacy"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.config import RESNETS, Recipe
+from thinwire.data.classify import label_set
 from thinwire.models import load_base
 from thinwire.models.heads import Head
 from thinwire.models.merging import bake, one_adapter
@@ -58,7 +59,7 @@ def head_of(recipe: Recipe, directory: RunDirectory) -> Head | None:
     if recipe.data.task == "text":
         return None
     if recipe.data.labels:
-        return Head(recipe.data.task, recipe.data.labels, recipe.run.seed)
+        return Head(recipe.data.task, label_set((), recipe.data), recipe.run.seed)
     path = directory.path / "summary.json"
     if not path.is_file():
         raise ConfigError(f"{directory.path}: the run is not finished: summary.json, which has the classes, is missing")

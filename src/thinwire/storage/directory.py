@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -22,6 +23,8 @@ Line = dict[str, Any]
 """One line of metrics.jsonl: a client's part in a round, an evaluation, or what privacy has cost."""
 
 LIBRARIES = ("thinwire", "torch", "transformers", "peft", "numpy", "safetensors", "constriction", "zstandard")
+LONGEST = 200
+"""Bytes of a folder's name that is made of a client's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +128,16 @@ class RunDirectory:
 
 
 def file_name(name: str) -> str:
-    """A client's name as that of one folder: `/`, `%` and a leading dot as in an address, the rest as it is."""
+    """A client's name as that of one folder: `/`, `%` and a leading dot as in an address, the rest as it is.
+
+    One too long for a file system is cut and ends with its hash.
+    """
     text = name.replace("%", "%25").replace("/", "%2F")
-    return f"%2E{text[1:]}" if text.startswith(".") else text or "%"
+    text = f"%2E{text[1:]}" if text.startswith(".") else text or "%"
+    if len(text.encode()) <= LONGEST:
+        return text
+    cut = text.encode()[: LONGEST - 34].decode(errors="ignore")
+    return f"{cut}%-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def free_directory(name: str, root: Path = Path("runs")) -> Path:
