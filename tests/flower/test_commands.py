@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
@@ -13,15 +16,23 @@ from thinwire.flower.control import progress
 from thinwire.simulation.rounds import AllRefused
 
 
-@pytest.fixture
-def halted(place, recipe, tmp_path):  # noqa: F811
-    """Three sites and a run that lost its quorum after two rounds."""
-    sites = {name: make_site(tmp_path / "sites" / name, name, place) for name in NAMES}
+@pytest.fixture(scope="module")
+def halted_run(place, recipe, tmp_path_factory):  # noqa: F811
+    """Three sites and a run that lost its quorum after two rounds, to be copied before use."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("halted")
+    sites = {name: make_site(folder / "sites" / name, name, place) for name in NAMES}
     transport = local(sites)
     transport.spoil = lambda node, request, reply: None if request.round == 2 and request.task == "round" else reply
     with pytest.raises(AllRefused):
-        run(recipe(run={"references": False}), tmp_path / "run", transport)
-    return tmp_path
+        run(recipe(run={"references": False}), folder / "run", transport)
+    return folder
+
+
+@pytest.fixture
+def halted(halted_run, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(halted_run, tmp_path / "halted")
 
 
 def test_the_adapter_so_far_can_be_exported(halted, place, recipe, capsys):  # noqa: F811
