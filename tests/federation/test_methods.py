@@ -16,7 +16,7 @@ UNEQUAL = sorted(name for name in TRAVELLING if METHODS[name].unequal_ranks)
 
 @pytest.mark.parametrize("name", TRAVELLING)
 def test_every_method_ends_where_the_simulation_ends(recipe, sites, tmp_path, name):
-    same_end(recipe(method={"name": name}, federation={"rounds": 3}, run=QUICK, train=PLAIN), sites, tmp_path)
+    same_end(recipe(method={"name": name}, federation={"rounds": 2}, run=QUICK, train=PLAIN), sites, tmp_path)
 
 
 @pytest.mark.parametrize("name", UNEQUAL)

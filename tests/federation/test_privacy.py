@@ -39,6 +39,9 @@ COST = {
 }
 """Epsilon by hand: three sites; uploads; 4 of 12 examples in each of 2 steps a round."""
 
+OF_SITES = ["local", pytest.param("example", marks=[pytest.mark.slow, pytest.mark.long])]
+"""Kinds of noise that sites add. Of gradients, which take longest, what is the same for both is asked in long tests."""
+
 
 class Killed(BaseException):
     """Stands in for SIGKILL."""
@@ -90,7 +93,7 @@ def test_clients_drawn_each_by_itself_are_the_simulation_s(recipe, sites, tmp_pa
     assert summary["privacy"]["epsilon"] == epsilon({(2, 3): 6}, 4.0, 1e-5, ADD_OR_REMOVE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["central", *OF_SITES])
 def test_killing_server_or_site_at_any_message_changes_no_byte_and_costs_nothing(recipe, sites, tmp_path, kind):
     """Every message is interrupted once: the server dies, and the site that answered last loses its memory."""
     asked = wanted(recipe, kind, federation={"rounds": 2})
@@ -158,7 +161,7 @@ def test_the_server_s_secret_lies_beside_its_checkpoints_and_is_read_again(recip
 
 
 @pytest.mark.parametrize("lost", ["secret", FILE])
-@pytest.mark.parametrize("kind", ["local", "example"])
+@pytest.mark.parametrize("kind", OF_SITES)
 def test_a_site_that_lost_secret_or_record_trains_no_more_and_says_so(recipe, sites, tmp_path, kind, lost):
     transport = local(sites)
 
@@ -173,7 +176,7 @@ def test_a_site_that_lost_secret_or_record_trains_no_more_and_says_so(recipe, si
     assert not (states(sites, "beta") / lost).exists(), "nothing is drawn anew in its place"
 
 
-@pytest.mark.parametrize("kind", ["local", "example"])
+@pytest.mark.parametrize("kind", OF_SITES)
 def test_what_was_sent_counts_whether_it_arrived_or_not_and_a_round_sat_out_does_not(recipe, sites, tmp_path, kind):
     """Beta's upload of round 2 is lost; gamma joins in round 3; a repeated request is free."""
     transport, again = local(sites), []
@@ -265,7 +268,7 @@ def budget_after(kind, rounds) -> float:
     return (COST[kind](rounds) + COST[kind](rounds + 1)) / 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["central", *OF_SITES])
 def test_the_budget_ends_the_run_before_the_round_too_many_and_a_resume_does_not_go_on(recipe, sites, tmp_path, kind):
     asked, transport = wanted(recipe, kind, {"budget": budget_after(kind, 2)}), local(sites)
     summary, told, adapter = run(asked, tmp_path / "run", transport)
@@ -284,7 +287,7 @@ def test_the_budget_ends_the_run_before_the_round_too_many_and_a_resume_does_not
     assert again["privacy"] == summary["privacy"]
 
 
-@pytest.mark.parametrize("kind", ["local", "example"])
+@pytest.mark.parametrize("kind", OF_SITES)
 def test_a_site_whose_budget_is_spent_is_left_out_and_the_others_go_on(recipe, sites, tmp_path, kind):
     """Gamma joins late and so can go on when the others have spent theirs."""
     asked = wanted(recipe, kind, {"budget": budget_after(kind, 2)}, federation={"rounds": 9, "join": {"gamma": 1}})
@@ -384,7 +387,7 @@ def test_a_round_that_was_shown_and_comes_out_differently_gets_other_noise_and_c
     assert summary["privacy"]["epsilon"] == pytest.approx(whole)
 
 
-@pytest.mark.parametrize("kind", ["local", "example"])
+@pytest.mark.parametrize("kind", OF_SITES)
 def test_a_site_asked_for_a_round_anew_after_its_state_was_lost_never_shows_the_same_noise_twice(
     recipe, sites, tmp_path, kind
 ):
@@ -407,7 +410,7 @@ def test_a_site_asked_for_a_round_anew_after_its_state_was_lost_never_shows_the_
     assert transport.there_and_back(12, anew).blob == other.blob
 
 
-@pytest.mark.parametrize("kind", ["local", "example"])
+@pytest.mark.parametrize("kind", OF_SITES)
 def test_a_site_killed_between_record_and_state_sends_the_same_bytes_and_counts_once(
     recipe, sites, tmp_path, kind, monkeypatch
 ):
@@ -441,11 +444,11 @@ def test_a_server_killed_between_record_and_checkpoint_shows_one_sum_or_counts_t
     _, expected = straight(asked, tmp_path / "straight")
     real, killed = checkpoint.save, []
 
-    def save(state, folder):
+    def save(state, folder, *more):
         if state.round == 2 and not killed:
             killed.append(json.loads((folder / FILE).read_text())["releases"])
             raise Killed
-        return real(state, folder)
+        return real(state, folder, *more)
 
     monkeypatch.setattr(checkpoint, "save", save)
     with pytest.raises(Killed):

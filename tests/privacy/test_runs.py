@@ -48,7 +48,7 @@ def interrupted(recipe: Recipe, folder: Path, at: int, monkeypatch: pytest.Monke
     [
         (CLIENT, "fedsrd", epsilon({(3, 3): 4}, 4.0, 1e-5, ADD_OR_REMOVE)),
         (LOCAL, "fedsrd-e", epsilon({(1, 1): 4}, 4.0, 1e-5, REPLACE)),
-        (EXAMPLE, "flasc", None),
+        pytest.param(EXAMPLE, "flasc", None, marks=pytest.mark.long),
     ],
     ids=["central", "local", "example"],
 )
