@@ -77,6 +77,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return cache(lambda architecture: save_tiny(architecture, tmp_path_factory.mktemp(architecture)))
 
 
+def close(got: torch.Tensor, want: torch.Tensor, share: float) -> None:
+    """To a share of the largest logit: a small one is a sum of large terms, and rounds as they do."""
+    torch.testing.assert_close(got, want, rtol=0, atol=share * float(want.abs().max()))
+
+
 def copying(count: int, seed: int = 0, longest: int = 9) -> list[Example]:
     """Prompts of 2 to `longest` words; the response repeats the first two and ends."""
     return [

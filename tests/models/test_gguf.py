@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.test_peft_bridge import logits, noisy, tiny_base
-from tests.tiny_models import VOCABULARY
+from tests.tiny_models import VOCABULARY, close
 from thinwire import peft_bridge
 from thinwire.config import LoraConfig, ModelConfig
 from thinwire.models import load_base
@@ -103,7 +103,7 @@ def test_quantised_blocks_are_plain_weights_that_are_adapted_merged_and_saved(ti
     bare.model.save_pretrained(tmp_path / "merged")
     bare.tokenizer.save_pretrained(tmp_path / "merged")
     merged = load_base(ModelConfig(name=str(tmp_path / "merged")), "cpu")
-    torch.testing.assert_close(logits(merged.model), logits(peft_bridge.network(model)), rtol=1e-4, atol=1e-4)
+    close(logits(merged.model), logits(peft_bridge.network(model)), 1e-4)
 
 
 def test_a_classifier_on_a_gguf_base(file):

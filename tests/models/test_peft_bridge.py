@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_models import ARCHITECTURES, VOCABULARY
+from tests.tiny_models import ARCHITECTURES, VOCABULARY, close
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters, same
 from thinwire.config import LoraConfig, ModelConfig
@@ -79,7 +79,7 @@ def test_the_adapter_adds_its_product_once(tiny, architecture):
         weight = merged.get_submodule(name).weight
         product = site.scale * site.b @ site.a
         weight.data += product.T if architecture == "gpt2" else product
-    assert torch.allclose(logits(peft_bridge.network(model)), logits(merged), atol=1e-4)
+    close(logits(peft_bridge.network(model)), logits(merged), 1e-4)
 
 
 def test_start_is_seeded_bounded_and_changes_nothing(tiny):
