@@ -105,7 +105,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         ("trian.steps=3", "did you mean train"),
         ("train.stesp=3", "did you mean steps"),
         ("lora.rank.x=3", "lora.rank = 16 is no table"),
-        ("train.steps.x.y=3", "train.steps = 4 is no table"),
+        ("train.steps.x.y=3", "train.steps = 3 is no table"),
         ("train.steps=3\nbatch=4", "train.steps = "),
         ("train.learning_rate=" + "9" * 400, "train.learning_rate = "),
         ("train.learning_rate=nan", "train.learning_rate = nan"),
