@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 
 from thinwire.compress import Link, compress
+from thinwire.compress.values import steps_up
 from thinwire.config import Recipe, load_recipe
 from thinwire.engine import ClientState
 from thinwire.method import Client, Context
@@ -59,8 +60,8 @@ def main() -> None:
         plan, done, _ = train(federation, [client], {client.name: session.start}, states, ctx)[client.name]
         change = method.encode(plan, done.adapters, ctx)
         for bits in (0, 8, 4, 2):
-            used = create("flocora", {"bits_up": bits})
-            leaves, _ = compress(change, used.up(client, ctx), Link(plan.start, done.adapters, 0), {})
+            used = create("flocora", values={"bits_up": bits})
+            leaves, _ = compress(change, steps_up(used.values), Link(plan.start, done.adapters, 0), {})
             packed = len(pack(Payload("change", 0, 0, leaves)))
             counted = sum(count(tuple(tensor.shape), bits) for tensor in change.values()) // 8
             lines.append(

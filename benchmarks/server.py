@@ -27,14 +27,15 @@ from thinwire.lowrank import LowRank, stack
 from thinwire.method import Context, Method, Uploads, weighted_sum
 from thinwire.methods.fedit import FedIT
 from thinwire.methods.fedsrd import FedSRD, FedSRDe
+from thinwire.presets import OFFICIAL
 
 POOL, CHANGE = 1 << 26, 5e-4
 LAYERS = 28
 METHODS: dict[str, Method | None] = {
     "fedit": FedIT(),
     "flora": None,
-    "fedsrd-e": FedSRDe(faithful=True),
-    "fedsrd": FedSRD(faithful=True),
+    "fedsrd-e": FedSRDe(**OFFICIAL),
+    "fedsrd": FedSRD(**OFFICIAL),
 }
 
 
@@ -86,7 +87,7 @@ def aggregate(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[
     """What the server computes at one site; FLoRA's is the stack of the clients' own factors."""
     method = METHODS[name]
     if method is not None:
-        return dict(method.aggregate(site, uploads, ctx))
+        return dict(method.rule(site, uploads, ctx))
     whole = stack([LowRank(change["b"], change["a"], site.scale) for _, change in uploads], [p for p, _ in uploads])
     return {"a": whole.a, "b": whole.b}
 

@@ -51,10 +51,10 @@ Tensors = dict[str, torch.Tensor]
 SETTINGS = ("run.threads=1", "run.evaluate_every=0", "data.train_limit=400", "data.test_limit=4")
 RUNS: dict[str, tuple[str, ...]] = {
     "fedsrd": ("method.name=fedsrd",),
-    "fedsrd faithful": ("method.name=fedsrd", "method.faithful=true"),
-    "fedsrd faithful, rank 64": ("method.name=fedsrd", "method.faithful=true", "lora.rank=64", "lora.alpha=64"),
+    "fedsrd faithful": ("method.name=fedsrd-official"),
+    "fedsrd faithful, rank 64": ("method.name=fedsrd-official", "lora.rank=64", "lora.alpha=64"),
     "ffa-lora": ("method.name=ffa-lora",),
-    "fedit": ("method.name=fedit", "method.precision=float32"),
+    "fedit": ("method.name=fedit", "values.precision=float32"),
 }
 
 

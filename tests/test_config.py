@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 
 from thinwire.config import SECTIONS, Recipe, from_dict, load_recipe
 from thinwire.settings import ConfigError
+from thinwire.values import ValuesConfig
 
 NAMES = [*SECTIONS, "method", "federations", ""]
 KEYS = [spec.name for cls in SECTIONS.values() for spec in dataclasses.fields(cls)] + ["name", "base_rate", "x.y", ""]
@@ -40,12 +41,13 @@ def test_the_embedded_default_is_a_valid_recipe():
 
 def test_a_file_and_changes_to_it(tmp_path):
     path = write(tmp_path, '[train]\nsteps = 3\n[method]\nname = "fedit"\n[data]\nclients = ["a"]\n')
-    changes = ["train.steps = 4", "lora.targets=['q', 'v']", "run.output=out folder", "method.precision=float32"]
+    changes = ["train.steps = 4", "lora.targets=['q', 'v']", "run.output=out folder", "values.precision=float32"]
     recipe = load_recipe(path, [*changes, "federation.join.late=2", "train.learning_rate=1e-3", "train.clip=0.5"])
     assert recipe.train.steps == 4
     assert recipe.lora.targets == ("q", "v")
     assert recipe.run.output == "out folder"
-    assert recipe.method == {"name": "fedit", "precision": "float32"}
+    assert recipe.method == {"name": "fedit"}
+    assert recipe.values.precision == "float32"
     assert recipe.federation.join == {"late": 2}
     assert recipe.train.learning_rate == 1e-3
     assert recipe.data.clients == ("a",)
@@ -146,3 +148,30 @@ def test_any_file_gives_a_recipe_or_a_config_error(content, tmp_path_factory):
 def test_a_byte_order_mark_in_a_recipe_is_passed_over(tmp_path):
     (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 7\n")
     assert load_recipe(tmp_path / "r.toml").run.seed == 7
+
+
+def test_old_keys_are_read_with_a_note(caplog):
+    old = {"method": {"name": "fedsrd", "faithful": True, "rule": "budget", "bits_up": 4, "cap": 0.2}}
+    recipe = from_dict(old)
+    assert recipe.method == {"name": "fedsrd-official", "upload": "budget", "cap": 0.2}
+    assert recipe.values == ValuesConfig(bits_up=4)
+    notes = [record.getMessage() for record in caplog.records]
+    assert notes == [
+        "method.rule: it is called method.upload now",
+        "method.bits_up: it is called values.bits_up now",
+        "method.faithful: write method.name = 'fedsrd-official' instead",
+    ]
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+    assert len(caplog.records) == 3, "what is written has no old keys"
+    assert from_dict({"method": {"name": "fedsrd", "faithful": False}}).method == {"name": "fedsrd"}
+    with pytest.raises(ConfigError, match=r"method.bits_up: it is called values.bits_up now, which is given, too"):
+        from_dict({"method": {"name": "fedit", "bits_up": 4}, "values": {"bits_up": 2}})
+    with pytest.raises(ConfigError, match=r"values.bits_up = 9: allowed is an integer >= 0 and <= 8"):
+        from_dict({"method": {"name": "fedit", "bits_up": 9}})
+
+
+def test_a_preset_has_values_of_its_own_that_a_recipe_may_change():
+    assert from_dict({"method": {"name": "flocora"}}).values == ValuesConfig("float32", 8, 8, "channel")
+    four = from_dict({"method": {"name": "flocora"}, "values": {"bits_up": 4}})
+    assert four.values == ValuesConfig("float32", 4, 8, "channel")
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(four)))) == four

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from thinwire.config import SECTIONS
-from thinwire.methods import METHODS
+from thinwire.methods import METHODS, REFERENCES
 from thinwire.settings import ConfigError, allowed, build, check, setting, unknown
 
-OWNERS = {**SECTIONS, **{f"method {name}": method for name, method in METHODS.items()}}
+OWNERS = {**SECTIONS, **{f"method {name}": method for name, method in {**METHODS, **REFERENCES}.items()}}
 FIELDS = [(where, cls, spec) for where, cls in OWNERS.items() for spec in dataclasses.fields(cls)]
 
 WRONG_TYPES: dict[Any, list[Any]] = {

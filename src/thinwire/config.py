@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thinwire.old_keys import modern
+from thinwire.presets import PRESETS
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.config import check as check_privacy
 from thinwire.server_optimizer import ServerConfig
+from thinwire.server_optimizer import check as check_server
 from thinwire.settings import ConfigError, build, setting, unknown
+from thinwire.values import DTYPES, ValuesConfig
 
-DTYPES = ("float32", "bfloat16", "float16")
 TASKS = ("text", "sequence", "token", "image")
 RESNETS = ("resnet8", "resnet18")
 FEW = 16
@@ -182,6 +185,7 @@ class Recipe:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     method: dict[str, Any] = field(default_factory=lambda: {"name": "fedsrd"})
+    values: ValuesConfig = field(default_factory=ValuesConfig)
     run: RunConfig = field(default_factory=RunConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
@@ -194,6 +198,7 @@ SECTIONS: dict[str, type] = {
     "server": ServerConfig,
     "privacy": PrivacyConfig,
     "train": TrainConfig,
+    "values": ValuesConfig,
     "run": RunConfig,
     "search": SearchConfig,
 }
@@ -252,13 +257,24 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
             raise unknown(f"section [{key}]", key, known)
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} = {value!r}: allowed is a table, [{key}]")
-    sections: dict[str, Any] = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
+    values = modern(values)
     method = dict(values.get("method", {"name": "fedsrd"}))
     if not isinstance(method.get("name"), str):
         raise ConfigError(f"method.name = {method.get('name')!r}: allowed is a method's name (see: thinwire methods)")
+    if preset := PRESETS.get(method["name"]):
+        values = {**values, "values": {**preset.values, **values.get("values", {})}}
+    sections: dict[str, Any] = {name: build(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
     recipe = Recipe(method=method, **sections)
     cross_check(recipe)
     return recipe
+
+
+def check_sections(federation: FederationConfig, server: ServerConfig, privacy: PrivacyConfig) -> None:
+    """What no single field of these can say. Raises: ConfigError."""
+    if federation.sampling == "poisson" and federation.clients_per_round is None:
+        raise ConfigError("federation.sampling = 'poisson': needs federation.clients_per_round, their mean number")
+    check_server(server)
+    check_privacy(privacy, federation.weights)
 
 
 def cross_check(recipe: Recipe) -> None:
@@ -286,11 +302,7 @@ def cross_check(recipe: Recipe) -> None:
         raise ConfigError("model.name = 'embedded': it reads text; allowed with data.task = image: resnet8, a folder")
     if train.checkpointing and model.name in RESNETS:
         raise ConfigError(f"train.checkpointing = true: allowed with model.name = {model.name!r} is false")
-    if recipe.server.optimizer != "sgd" and (recipe.server.momentum or recipe.server.nesterov):
-        raise ConfigError("server.momentum, server.nesterov: allowed with server.optimizer = sgd only")
-    if recipe.federation.sampling == "poisson" and recipe.federation.clients_per_round is None:
-        raise ConfigError("federation.sampling = 'poisson': needs federation.clients_per_round, their mean number")
-    check_privacy(recipe.privacy, recipe.federation.weights)
+    check_sections(recipe.federation, recipe.server, recipe.privacy)
     most = (train.horizon or recipe.federation.rounds) * train.steps
     if train.warmup > most and train.epochs is None:
         raise ConfigError(f"train.warmup = {train.warmup}: allowed is at most {most}, all steps of the schedule")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thinwire.adapters import Key
 from thinwire.randomness import seeded_mask
+from thinwire.values import PER
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,6 @@ class Codes:
         return ((levels.double() - zero.double()) * scale.double()).float()
 
 
-PER = ("tensor", "row", "channel")
 
 
 def group_width(shape: tuple[int, ...], per: str) -> int:

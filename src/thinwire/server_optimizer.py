@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from thinwire.settings import setting
+from thinwire.settings import ConfigError, setting
 
 if TYPE_CHECKING:  # a recipe is read without torch
     from torch import Tensor
@@ -34,8 +34,24 @@ class ServerConfig:
     weight_decay: float = setting(0.0, "share of the weights taken away in each step, times the learning rate", low=0)
 
 
+ADAPTIVE = ("adam", "yogi")
+USERS = {
+    **dict.fromkeys(("momentum", "nesterov"), ("sgd",)),
+    **dict.fromkeys(("beta1", "beta2", "epsilon", "bias_correction"), ADAPTIVE),
+}
+"""Which optimizers use a field, where not all do."""
+
 PLAIN = ServerConfig()
 """No server optimizer: the mean change is added as it is."""
+
+
+def check(config: ServerConfig) -> None:
+    """What no single field can say: a setting that the optimizer would ignore. Raises: ConfigError."""
+    for spec in fields(config):
+        value, users = getattr(config, spec.name), USERS.get(spec.name, ("sgd", "adam", "yogi"))
+        if spec.name != "optimizer" and value != spec.default and config.optimizer not in users:
+            allowed = " or ".join(users) if len(users) < 3 else "sgd, adam or yogi"
+            raise ConfigError(f"server.{spec.name} = {value!r}: allowed with server.optimizer = {allowed} only")
 
 
 def step(config: ServerConfig, change: Change, adapters: Adapters, moments: Moments) -> tuple[Change, Moments]:

@@ -61,7 +61,7 @@ def check(instance: Any, where: str = "") -> None:
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """An instance of dataclass `cls`. Raises: ConfigError for an unknown key (with the nearest one) or a bad value."""
-    known = {spec.name: spec for spec in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {spec.name: spec for spec in dataclasses.fields(cls) if spec.metadata}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise unknown(f"{where}.{key}" if where else key, key, known)

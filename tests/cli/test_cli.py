@@ -14,7 +14,8 @@ import pytest
 import thinwire as package
 from thinwire import __version__
 from thinwire.cli import main, parser
-from thinwire.methods import METHODS
+from thinwire.methods import METHODS, REFERENCES, create
+from thinwire.presets import PRESETS
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(package.__file__).parents[1])}
 HEAVY = ("torch", "transformers", "peft", "rich", "numpy", "matplotlib", "datasets", "safetensors")
@@ -67,19 +68,18 @@ def test_version(capsys):
 def test_methods_for_programs(capsys):
     assert main(["methods", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert list(listed) == list(METHODS)
-    for name, method in METHODS.items():
-        entry = listed[name]
-        assert entry["paper"] == method.paper
-        assert entry["up"] == method.up_words
-        assert entry["down"] == method.down_words
+    assert list(listed) == [*METHODS, *PRESETS, *REFERENCES]
+    for name, entry in listed.items():
+        method = create(name)
+        assert (entry["title"], entry["paper"]) == (method.title, method.paper)
         assert entry["summary"]
-        fields = {field["name"]: field for field in entry["fields"]}
-        assert list(fields) == [spec.name for spec in dataclasses.fields(method)]
-        for spec in dataclasses.fields(method):
-            assert fields[spec.name]["default"] == spec.default
-            assert fields[spec.name]["allowed"]
-            assert fields[spec.name]["meaning"] == spec.metadata["doc"]
+        for settings, shown in ((method, entry["fields"]), (method.values, entry["values"])):
+            known = [spec for spec in dataclasses.fields(settings) if spec.metadata]
+            assert [field["name"] for field in shown] == [spec.name for spec in known]
+            for field, spec in zip(shown, known, strict=True):
+                assert field["default"] == getattr(settings, spec.name)
+                assert field["allowed"]
+                assert field["meaning"] == spec.metadata["doc"]
     rate = next(field for field in listed["fedsrd"]["fields"] if field["name"] == "base_rate")
     assert rate["allowed"] == "a number >= 0 and < 1"
 
@@ -88,10 +88,11 @@ def test_methods_for_people(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["methods"]) == 0
     shown = capsys.readouterr().out
-    for name, method in METHODS.items():
+    for name, method in {**METHODS, **REFERENCES}.items():
         assert name in shown
         assert method.paper in shown
-        assert all(spec.name in shown for spec in dataclasses.fields(method))
+        assert all(spec.name in shown for spec in dataclasses.fields(method) if spec.metadata)
+    assert all(name in shown for name in (*PRESETS, "bits_up", "scale_per"))
 
 
 def test_a_reader_that_closes_early_is_no_error(tmp_path):

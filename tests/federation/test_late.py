@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from tests.federation.conftest import local, run
 from tests.federation.test_methods import TRAVELLING
 from thinwire.compress import decode
+from thinwire.method import Mean
 from thinwire.methods import create
-from thinwire.methods.fedit import FedIT
 from thinwire.peft_bridge import keys_of
 from thinwire.storage.directory import RunDirectory
 from thinwire.wire import unpack
 
-PLAIN = {"method": {"name": "fedit", "precision": "float32"}, "federation": {"rounds": 3}}
+PLAIN = {"method": {"name": "fedit"}, "values": {"precision": "float32"}, "federation": {"rounds": 3}}
 QUICK = {"run": {"references": False, "evaluate_every": 0}, "train": {"keep_optimizer": False}}
 
 
@@ -42,7 +42,7 @@ def test_a_late_change_is_added_to_the_next(recipe, sites, tmp_path, monkeypatch
     """Against the run in which it is discarded, the mean differs by a third of what was late, and by nothing else."""
     lost: list[bytes] = []
     found, told, lines = ended(recipe(**PLAIN, **QUICK), sites, tmp_path / "late", lost)
-    monkeypatch.setattr(FedIT, "linear", False)
+    monkeypatch.setattr(Mean, "linear", False)
     without, untold, unlines = ended(recipe(**PLAIN, **QUICK), sites, tmp_path / "discarded", lost)
     assert lost[0] == lost[1]
     change = decode(unpack(lost[0]).leaves)
@@ -63,7 +63,7 @@ def test_every_method_says_what_becomes_of_it(recipe, sites, tmp_path, name):
     _, told, _ = ended(recipe, sites, tmp_path / "run", [])
     method = create(name, {})
     other_parts = name == "rolora"  # the next round sends the other factor
-    kept = method.feedback or (method.linear and not other_parts)
+    kept = method.feedback or (method.rule.linear and not other_parts)
     words = "is part of this one's" if kept else "is discarded"
     assert any("beta: its upload of round 2" in text and words in text for text in told), told
 
@@ -77,7 +77,7 @@ def test_an_evaluation_in_between_loses_nothing(recipe, sites, tmp_path):
 def test_two_in_a_row_are_both_added(recipe, sites, tmp_path, monkeypatch):
     lost: list[bytes] = []
     for linear in (True, False):
-        monkeypatch.setattr(FedIT, "linear", linear)
+        monkeypatch.setattr(Mean, "linear", linear)
         transport = local(sites)
         spoils = [late_in(number, lost) for number in (0, 1)]
         transport.spoil = lambda *case, spoils=spoils: (

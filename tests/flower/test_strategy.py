@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp  # noqa: E402
 from tests.flower.grid import LocalGrid  # noqa: E402
 from tests.laws.synthetic import seeded, start_adapters  # noqa: E402
 from thinwire.adapters import EXTRA, same  # noqa: E402
+from thinwire.compatibility import reasons  # noqa: E402
 from thinwire.config import FederationConfig  # noqa: E402
 from thinwire.engine import begin  # noqa: E402
 from thinwire.federation.settings import Rules  # noqa: E402
@@ -34,7 +35,7 @@ from thinwire.storage.state import start  # noqa: E402
 from thinwire.training import Trained  # noqa: E402
 
 SEED, SCALE, NODES = 5, 2.0, (3, 7, 20)
-NAMES = [name for name, method in METHODS.items() if method.federates and not method.merges]
+NAMES = [name for name in METHODS if "state dict" not in reasons(create(name))]
 
 
 def peft_name(key):

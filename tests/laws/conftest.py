@@ -7,39 +7,38 @@ from typing import Any
 import pytest
 import torch
 
-from tests.laws.synthetic import BROADCASTING, CASES, STATING, TRAVELLING, label
+from tests.laws.synthetic import BROADCASTING, CASES, STATING, TRAVELLING, label, made
 from thinwire.method import Method
-from thinwire.methods import create
 
 
 @pytest.fixture(params=CASES, ids=label)
 def method(request: pytest.FixtureRequest) -> Method:
     """Every method."""
-    return create(*request.param)
+    return made(*request.param)
 
 
 @pytest.fixture(params=TRAVELLING, ids=label)
 def travelling(request: pytest.FixtureRequest) -> Method:
     """Every method by which something travels."""
-    return create(*request.param)
+    return made(*request.param)
 
 
 @pytest.fixture(params=BROADCASTING, ids=label)
 def broadcasting(request: pytest.FixtureRequest) -> Method:
     """Every method that keeps everyone up to date by changes."""
-    return create(*request.param)
+    return made(*request.param)
 
 
 @pytest.fixture(params=STATING, ids=label)
 def stating(request: pytest.FixtureRequest) -> Method:
     """Every method that sends each client a state of its own."""
-    return create(*request.param)
+    return made(*request.param)
 
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bytes]]:
     """Every (payload, bytes) that the engine packs while the test runs."""
-    from thinwire.engine import client, server
+    from thinwire.engine import exchange, versions
     from thinwire.wire import pack
 
     seen: list[tuple[Any, bytes]] = []
@@ -49,8 +48,8 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bytes]]:
         seen.append((payload, blob))
         return blob
 
-    monkeypatch.setattr(client, "pack", watched)
-    monkeypatch.setattr(server, "pack", watched)
+    monkeypatch.setattr(exchange, "pack", watched)
+    monkeypatch.setattr(versions, "pack", watched)
     return seen
 
 

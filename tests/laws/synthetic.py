@@ -15,12 +15,14 @@ from thinwire.config import FederationConfig
 from thinwire.data import Example
 from thinwire.engine import begin
 from thinwire.lowrank import LowRank
-from thinwire.method import Client, Method
-from thinwire.methods import METHODS, create
+from thinwire.method import Client, Method, States
+from thinwire.methods import METHODS, REFERENCES, create
+from thinwire.presets import PRESETS
 from thinwire.randomness import derive, uniform
 from thinwire.simulation.rounds import Federation, Line, play
 from thinwire.storage.state import State, start
 from thinwire.training import Job, Trained
+from thinwire.values import ValuesConfig
 
 SITES = {  # name: (O, r, I)
     "layer.0.query": (12, 4, 10),
@@ -29,21 +31,28 @@ SITES = {  # name: (O, r, I)
 }
 EXTRAS = {"head.weight": (5, 12), "norm.weight": (7,)}
 
-CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
-CASES += [(name, {"faithful": True}) for name in ("fedsrd", "fedsrd-e")]
+
+def made(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method with these settings: fields of its own, and how values travel."""
+    known = {spec.name for spec in fields(ValuesConfig)}
+    own = {key: value for key, value in (settings or {}).items() if key not in known}
+    return create(name, own, {key: value for key, value in (settings or {}).items() if key in known})
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in (*METHODS, *PRESETS, *REFERENCES)]
 CASES += [("flasc", {"local": local}) for local in ("sparse", "fixed")]
 CASES += [("fedsrd", {"bits_up": 4, "bits_down": 6}), ("flasc", {"bits_up": 4, "bits_down": 8, "symmetric": True})]
 CASES += [("flasc", {"freeze_a": True, "decay": 0.5}), ("flora", {"warm_start": True})]
 CASES += [("fedsrd", {"solve": "damped", "precision": "float16", "cap": 1.0}), ("fedit", {"precision": "float32"})]
-TRAVELLING = [(name, fields) for name, fields in CASES if METHODS[name].federates]
-BROADCASTING = [(name, fields) for name, fields in TRAVELLING if not METHODS[name].sends_states]
-STATING = [(name, fields) for name, fields in TRAVELLING if METHODS[name].sends_states]
+TRAVELLING = [(name, fields) for name, fields in CASES if name not in REFERENCES]
+STATING = [case for case in TRAVELLING if isinstance(made(*case).exchange, States)]
+BROADCASTING = [case for case in TRAVELLING if case not in STATING]
 
 Train = Callable[[Sequence[Job]], list[Trained]]
 
 
 def label(case: tuple[str, dict[str, Any]]) -> str:
-    """A test id: fedsrd-faithful=True."""
+    """A test id: flora-warm_start=True."""
     return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
 
 
@@ -113,7 +122,7 @@ def federation(
     **config: Any,
 ) -> Federation:
     """Clients client-0, client-1, ... with the data 0, 1, ... (or `data`) and 2, 3, ... examples."""
-    method = method if isinstance(method, Method) else create(*method)
+    method = method if isinstance(method, Method) else made(*method)
     owners = [Client(f"client-{index}", index, index + 2) for index in range(clients)]
     held = {owner.name: examples(data[owner.index] if data else owner.index, owner.examples) for owner in owners}
     return Federation(method, FederationConfig(**config), owners, held, train, seed)

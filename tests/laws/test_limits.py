@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.laws.limits import LIMITS
 from tests.laws.synthetic import EXTRAS, SITES, distance, federation, is_extra, label, rounds, start_adapters
 from thinwire.adapters import Adapters
 from thinwire.method import Context
-from thinwire.methods import METHODS, create
-from thinwire.simulation.run import final_adapters
-
-LIMITS = [(name, limit) for name, method in METHODS.items() for limit in method.limits]
+from thinwire.methods import METHODS, REFERENCES
+from thinwire.presets import PRESETS
+from thinwire.simulation.reference import final_adapters
 
 
 def products(adapters):
@@ -31,12 +31,12 @@ def final(name, fields, clients, data=None, count=4, **config):
 
 
 def test_every_method_declares_a_limit():
-    assert [name for name in METHODS if not METHODS[name].limits] == []
+    assert {*METHODS, *PRESETS, *REFERENCES} == {limit.name for limit in LIMITS}
 
 
-@pytest.mark.parametrize(("name", "limit"), LIMITS, ids=lambda value: value if isinstance(value, str) else value.equals)
-def test_declared_limits_hold(name, limit):
-    one = final(name, limit.settings, limit.clients, count=limit.rounds)
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.name}-{limit.equals}")
+def test_declared_limits_hold(limit):
+    one = final(limit.name, limit.settings, limit.clients, count=limit.rounds)
     other = final(limit.equals, limit.other, limit.clients, count=limit.rounds)
     if limit.parts:
         one = other.put({key: one[key] for key, _ in one.items() if key[1] in limit.parts})
@@ -55,8 +55,8 @@ def test_declared_limits_hold(name, limit):
         ("ffa-lora", {}),
         ("fedsrd", {}),
         ("fedsrd-e", {}),
-        ("fedsrd", {"faithful": True}),
-        ("fedsrd-e", {"faithful": True, "first": "b"}),
+        ("fedsrd-official", {}),
+        ("fedsrd-e-official", {"first": "b"}),
         ("flasc", {}),
         ("hetlora", {}),
     ],
@@ -72,7 +72,7 @@ def test_clients_with_the_same_data_are_one_client(case, weights):
 
 def test_extras_and_convolutions_are_trained_and_keep_their_shapes(method):
     state, _ = rounds(federation(method, 3), 12)
-    learnt = state.server.adapters if method.federates else next(iter(state.clients.values())).memory["own"]
+    learnt = state.server.adapters if method.name in METHODS else next(iter(state.clients.values())).memory["own"]
     start = start_adapters()
     for name, (height, rank, width) in SITES.items():
         site = learnt.sites[name]
@@ -82,11 +82,11 @@ def test_extras_and_convolutions_are_trained_and_keep_their_shapes(method):
         assert learnt.extras[name].shape == shape
     moved = {key for key, tensor in learnt.items() if key not in start or not torch.equal(tensor, start[key])}
     frozen = {key for key, _ in start.items()} - moved
-    if method.merges:
+    if method.rule.merges:
         assert {name for name, part in moved if part == "merged_a"} == set(SITES)
     else:
         travel = method.sends(Context(0, 0)) | method.sends(Context(1, 0))
-        assert frozen == {key for key, _ in start.items() if method.federates and key[1] not in travel}
+        assert frozen == {key for key, _ in start.items() if method.name in METHODS and key[1] not in travel}
     assert any(map(is_extra, moved))
     assert all(tensor.dtype == torch.float32 for _, tensor in learnt.items())
 
@@ -111,8 +111,3 @@ def test_more_clients_than_a_factor_has_room_for(method):
     assert len(lines) == 20
     assert {line["status"] for line in lines} == {"counted"}
     assert all(tensor.isfinite().all() for _, tensor in state.server.adapters.items())
-
-
-def test_references_are_each_other_with_one_client():
-    assert create("centralised").pooled
-    assert not create("local").pooled

@@ -10,7 +10,7 @@ from thinwire.method import Context, Parts, Uploads
 
 
 def aggregated(method, site, change: Parts) -> Parts:
-    return method.aggregate(site, Uploads(1, lambda _: (1.0, change)), Context(2, 3))
+    return method.rule(site, Uploads(1, lambda _: (1.0, change)), Context(2, 3))
 
 
 def test_only_a_linear_method_may_be_sent_two_changes_as_one(travelling):
@@ -24,4 +24,4 @@ def test_only_a_linear_method_may_be_sent_two_changes_as_one(travelling):
         both[part].shape == first[part].shape and torch.allclose(both[part], first[part] + second[part], atol=1e-5)
         for part in both
     )
-    assert adds or not travelling.linear
+    assert adds or not travelling.rule.linear

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from tests.laws.synthetic import bits, federation, first, learn, rounds, spoiled
+from tests.laws.synthetic import bits, federation, first, learn, made, rounds, spoiled
 from thinwire.engine import ClientState, Upload, aggregate, send
 from thinwire.method import Client, Context
 from thinwire.methods import create
@@ -56,10 +56,10 @@ def test_feedback_keeps_what_was_left_out(travelling):
         torch.testing.assert_close(sending.counted.residual[key] + sent[key], owed, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("fields", [{}, {"faithful": True}])
-def test_an_upload_the_server_refuses_is_owed_again(fields):
+@pytest.mark.parametrize("name", ["fedsrd-e", "fedsrd-e-official"])
+def test_an_upload_the_server_refuses_is_owed_again(name):
     """An overflow in float16: finite where it was trained, refused by the server, and still finite in the memory."""
-    method = create("fedsrd-e", {"precision": "float16", **fields})
+    method = made(name, {"precision": "float16"})
     state, lines = rounds(federation(method, 3, train=spoiled({1}, value=1e30)), 1)
     assert lines[1]["status"].startswith("refused: ")
     assert "not finite" in lines[1]["status"]

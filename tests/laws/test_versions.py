@@ -86,7 +86,7 @@ def test_a_state_of_its_own_is_what_the_client_trains_from(stating):
     messages = {client.name: messages_for(federated, state, client) for client in federated.clients}
     for client in federated.clients:
         held = received(federated, state, [client], messages)[client.name]
-        whole = stating.cut(state.server.adapters, client.rank)
+        whole = stating.rule.cut(state.server.adapters, client.rank)
         assert [key for key, _ in held.items()] == [key for key, _ in whole.items()]
         for key, tensor in held.items():
             kept = tensor != 0

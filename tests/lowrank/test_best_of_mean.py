@@ -9,14 +9,15 @@ from tests.lowrank.oracles import Change, make, relative
 from thinwire.lowrank import LowRank, best_of_few, best_of_many
 from thinwire.method import Context, Reread
 from thinwire.methods.fedsrd import FedSRD, FedSRDe
+from thinwire.presets import OFFICIAL
 
 TRUNCATED = {"fedsrd": FedSRD, "fedsrd-e": FedSRDe}
 
 
 def run(name: str, site: LowRank, changes: list[Change], p: list[float], round: int, **fields: object) -> Tensor:
-    method = TRUNCATED[name](faithful=True, **fields)
+    method = TRUNCATED[name](**{**OFFICIAL, **fields})
     uploads = Reread(len(p), lambda k: (p[k], {"a": changes[k][0], "b": changes[k][1]}))
-    return method.aggregate(site, uploads, Context(round, 0))["ab"[round % 2]]
+    return method.rule(site, uploads, Context(round, 0))["ab"[round % 2]]
 
 
 def exact(name: str, site: LowRank, changes: list[Change], p: list[float], round: int) -> Tensor:

@@ -9,7 +9,6 @@ from tests.laws.synthetic import federation, first, learn, rounds
 from thinwire.adapters import EXTRA
 from thinwire.method import Context
 from thinwire.methods import create
-from thinwire.simulation.run import unscored
 from thinwire.training import Job
 from thinwire.wire import unpack
 
@@ -61,9 +60,9 @@ def test_local_clients_go_their_own_ways():
     state, _ = rounds(federation(("local", {}), 2), 2)
     one, other = (state.clients[name].memory["own"] for name in ("client-0", "client-1"))
     assert not torch.equal(one.sites["layer.0.up"].b, other.sites["layer.0.up"].b)
-    assert create("local").personal(state.held, state.clients["client-0"].memory, unscored)["personal"].adapters is one
-    assert create("local").personal(state.held, {}, unscored)["personal"].adapters is state.held
-    assert create("fedit").personal(state.held, {}, unscored) == {}
+    assert create("local").own(state.held, state.clients["client-0"].memory) is one
+    assert create("local").own(state.held, {}) is state.held
+    assert create("fedit").personal is None
 
 
 def test_local_can_freeze_a():

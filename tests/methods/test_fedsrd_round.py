@@ -1,4 +1,4 @@
-"""FedSRD's clients, broadcast and switches: by hand, by the official steps, and what `faithful` brings back."""
+"""FedSRD's clients, broadcast and switches: by hand, by the official steps, and what the presets bring back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.laws.synthetic import federation, first, learn, rounds
+from tests.laws.synthetic import federation, first, learn, made, rounds
 from tests.methods import dense
 from thinwire.adapters import Adapters
 from thinwire.compress import Link
@@ -20,6 +20,7 @@ from thinwire.simulation.rounds import play
 from thinwire.training import Job
 from thinwire.wire import unpack
 
+PUBLISHED = ("fedsrd-official", "fedsrd-e-official")
 OFFICIAL = {"base": 0.85, "coefficient": 0.1, "upper": 0.11, "rescale": True}
 
 
@@ -37,9 +38,9 @@ def uploads_of_a_round(method, number=1, clients=3):
     return federated, state, sent
 
 
-@pytest.mark.parametrize("name", ["fedsrd", "fedsrd-e"])
-def test_a_faithful_upload_follows_the_official_steps(name):
-    method = create(name, {"faithful": True, "precision": "float32"})
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_official_upload_follows_the_official_steps(name):
+    method = made(name, {"precision": "float32"})
     _, state, sent = uploads_of_a_round(method)
     old = state.server.adapters
     for leaves, new in sent.values():
@@ -59,11 +60,11 @@ def test_a_faithful_upload_follows_the_official_steps(name):
             torch.testing.assert_close(leaves[extra, "extra"].dense().double(), want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["fedsrd", "fedsrd-e"])
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_faithful_round_follows_the_dense_formulas(name, number):
+def test_an_official_round_follows_the_dense_formulas(name, number):
     """Server and broadcast: D, the pseudo-inverse, then a seeded mask of density .2 and a division by .2."""
-    method = create(name, {"faithful": True, "precision": "float32"})
+    method = made(name, {"precision": "float32"})
     federated, state, sent = uploads_of_a_round(method, number)
     after = play(federated, state, lambda line: None).server
     broadcast = unpack(after.log[after.version]).leaves
@@ -83,9 +84,9 @@ def test_a_faithful_round_follows_the_dense_formulas(name, number):
         assert (site, "b" if part == "a" else "a") not in broadcast
 
 
-@pytest.mark.parametrize("name", ["fedsrd", "fedsrd-e"])
-def test_faithful_starts_with_a_and_loses_round_0(name):
-    federated = federation((name, {"faithful": True}), 3)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_official_code_starts_with_a_and_loses_round_0(name):
+    federated = federation((name, {}), 3)
     start = first(federated)
     state, lines = rounds(federated, 1, start)
     assert all(line["status"] == "counted" and line["bytes_up"] > 0 for line in lines)
@@ -104,35 +105,35 @@ def test_ours_learns_in_round_0(name):
     assert unpack(state.server.log[1]).density < 0.3
 
 
-@pytest.mark.parametrize("faithful", [True, False])
-def test_factors_are_updated_in_turn(faithful):
-    federated = federation(("fedsrd-e", {"faithful": faithful}), 2)
+@pytest.mark.parametrize(("name", "turns"), [("fedsrd-e", "baba"), ("fedsrd-e-official", "abab")])
+def test_factors_are_updated_in_turn(name, turns):
+    federated = federation((name, {}), 2)
     state, seen = first(federated), []
     for _ in range(4):
         state = play(federated, state, lambda line: None)
         seen.append({part for _, part in unpack(state.server.log[state.server.version]).leaves} - {"extra"})
-    assert seen == ([{"a"}, {"b"}, {"a"}, {"b"}] if faithful else [{"b"}, {"a"}, {"b"}, {"a"}])
+    assert seen == [{part} for part in turns]
 
 
-def test_faithful_is_the_official_value_of_every_switch():
+def test_the_preset_is_the_official_value_of_every_switch():
     """Written out field by field, the official behaviour is the same to the last bit."""
     fields = {
         "first": "a",
-        "rule": "kurtosis",
+        "upload": "kurtosis",
         "download": "random",
         "rescale": True,
         "solve": "pinv",
         "error_feedback": 0.0,
     }
-    short, _ = rounds(federation(("fedsrd", {"faithful": True})), 3)
+    short, _ = rounds(federation(("fedsrd-official", {})), 3)
     long, _ = rounds(federation(("fedsrd", fields)), 3)
     assert short.server.log == long.server.log
     ours, _ = rounds(federation(("fedsrd", {})), 3)
     assert ours.server.log != long.server.log
 
 
-def test_a_switch_that_is_given_wins_over_faithful():
-    method = create("fedsrd", {"faithful": True, "first": "b", "error_feedback": 0.5})
+def test_a_switch_that_is_given_wins_over_the_preset():
+    method = create("fedsrd-official", {"first": "b", "error_feedback": 0.5})
     assert method.feedback == 0.5
     state, _ = rounds(federation(method), 1)
     assert {part for _, part in unpack(state.server.log[1]).leaves} == {"b", "extra"}
@@ -149,7 +150,7 @@ def test_importance_by_hand():
     assert importance(("s", "b"), db, before, after).tolist() == [[5.0, 2.0], [2.5, 4.0]]
     assert importance(("s", "a"), da, before, after).tolist() == [[5.0, 5.0], [4.0, 0.0]]
     # at rate .5 the quantile of 5, 2, 2.5, 4 is 3.25: 5 and 4 stay, and are rescaled by 7.5 / 5
-    method = create("fedsrd", {"faithful": True, "base_rate": 0.5, "cap": 0.0, "precision": "float32"})
+    method = made("fedsrd-official", {"base_rate": 0.5, "cap": 0.0, "precision": "float32"})
     from thinwire.compress import compress
 
     leaves, _ = compress({("s", "b"): db}, method.up(Client("one", 0, 1), Context(0, 0)), Link(before, after, 0), {})

@@ -52,7 +52,7 @@ def server(name: str, site: LowRank, parts: list[dense.Change], part: str, **fie
     method = create(name, {"first": part, **fields})
     shares = weights(len(parts))
     uploads = Reread(len(parts), lambda k: (shares[k], {"a": parts[k][0], "b": parts[k][1]}))
-    update = method.aggregate(site, uploads, Context(0, 0))
+    update = method.rule(site, uploads, Context(0, 0))
     assert list(update) == [part]
     return update[part]
 

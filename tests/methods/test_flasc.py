@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.compress.test_top_k import sorted_out
-from tests.laws.synthetic import SITES, federation, first, rounds, start_adapters
+from tests.laws.synthetic import SITES, federation, first, made, rounds, start_adapters
 from tests.methods.watched import unequal, watched
 from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
@@ -73,13 +73,13 @@ def test_the_server_keeps_what_no_client_was_sent():
 def test_evaluation_is_on_what_a_client_would_be_sent_next():
     made = federation(("flasc", {"down_density": 0.2, "decay": 0.5, **EXACT}), 2)
     state, _ = rounds(made, 2)
-    judged = made.method.result(state.server.adapters, Context(2, made.seed))
+    judged = made.method.exchange.result(state.server.adapters, Context(2, made.seed))
     want = sorted_out(flat(state.server.adapters), 0.2 * 0.25)
     assert all(torch.equal(tensor, want[key]) for key, tensor in judged.items())
     sent = decode(watched(made, state).down["client-0"][0].leaves)
     assert all(torch.equal(judged[key], tensor) for key, tensor in sent.items())
     dense = create("flasc", {"down_density": 1.0})
-    whole = dense.result(state.server.adapters, Context(2, 0))
+    whole = dense.exchange.result(state.server.adapters, Context(2, 0))
     assert all(torch.equal(tensor, state.server.adapters[key]) for key, tensor in whole.items())
 
 
@@ -96,7 +96,7 @@ def test_densities_decay_to_the_floor(direction):
 
 
 def test_a_floor_above_the_density_raises_nothing():
-    step, _ = create("flasc", {"up_density": 0.05, "floor": 0.5, "decay": 0.9}).up(ANYONE, Context(7, 0))
+    (step,) = create("flasc", {"up_density": 0.05, "floor": 0.5, "decay": 0.9}).up(ANYONE, Context(7, 0))
     assert step.density == 0.05
 
 
@@ -105,7 +105,7 @@ def test_frozen_a_never_moves_travels_or_is_masked():
     state, _ = rounds(made, 3)
     seen = watched(made, state)
     assert all(part != "a" for payload in (*seen.up.values(), seen.down["client-0"][0]) for _, part in payload.leaves)
-    judged = made.method.result(state.server.adapters, Context(3, 0))
+    judged = made.method.exchange.result(state.server.adapters, Context(3, 0))
     for name, site in start_adapters().sites.items():
         for adapters in (state.server.adapters, seen.plans["client-1"].start, judged):
             assert torch.equal(adapters.sites[name].a, site.a)
@@ -138,7 +138,7 @@ def test_the_trainer_leaves_unsent_entries_where_they_are(tiny, optimizer):
     """With the real loop, momentum and decay: what the mask names moves, nothing else, not by a bit."""
     config = TrainConfig(steps=4, batch=4, **optimizer)
     trainer, begin = set_up(tiny("llama"), config, extras=("model.norm",))
-    method = create("flasc", {"local": "sparse", **EXACT})
+    method = made("flasc", {"local": "sparse", **EXACT})
     dense = method.plan(begin, ANYONE, {}, Context(0, 0))
     warm = trainer.train([Job(dense, copying(40), 5, 0)])[0].adapters
     view = warm.put(sorted_out(flat(warm), 0.2))
@@ -168,7 +168,7 @@ def test_one_mask_is_chosen_after_a_dense_round_and_stays():
         state = seen.after
         assert all(torch.equal(tensor != 0, mask[key]) for key, tensor in seen.plans["client-1"].start.items())
         assert all(torch.equal(own, mask[key]) for key, own in seen.plans["client-1"].masks.items())
-        judged = made.method.result(state.server.adapters, Context(state.round, 0))
+        judged = made.method.exchange.result(state.server.adapters, Context(state.round, 0))
         assert all(torch.equal(tensor, judged[key]) for key, tensor in state.server.adapters.items())
 
 
@@ -237,7 +237,7 @@ def test_ranks_and_densities_of_a_client_go_together():
     state, _ = rounds(made, 2)
     for client in made.clients:
         seen = watched(made, state)
-        held = sum(tensor.numel() for _, tensor in made.method.cut(state.server.adapters, client.rank).items())
+        held = sum(tensor.numel() for _, tensor in made.method.rule.cut(state.server.adapters, client.rank).items())
         for payload in (seen.up[client.name], seen.down[client.name][0]):
             assert sum(leaf.kept for leaf in payload.leaves.values()) <= client.density * held
     assert {site.rank for site in state.server.adapters.sites.values()} == {rank for _, rank, _ in SITES.values()}

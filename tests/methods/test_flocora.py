@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.laws.conftest import packed  # noqa: F401
-from tests.laws.synthetic import federation, rounds
-from thinwire.methods import create
+from tests.laws.synthetic import federation, made, rounds
+from thinwire.compress.values import steps_down, steps_up
 from thinwire.payload import Codes, Floats, Listed
 from thinwire.wire import unpack
 
@@ -79,6 +79,6 @@ def test_stochastic_rounding_keeps_the_mean_and_the_seed():
 
 def test_quantised_in_every_method_by_the_same_fields():
     for name in ("fedit", "ffa-lora", "fedsrd-e", "flasc", "hetlora", "fdlora"):
-        method = create(name, {"bits_up": 3})
-        assert [type(step).__name__ for step in method.values_up] == ["Quantise", "Cast"]
-        assert [type(step).__name__ for step in method.values_down] == ["Cast"]
+        values = made(name, {"bits_up": 3}).values
+        assert [type(step).__name__ for step in steps_up(values)] == ["Quantise", "Cast"]
+        assert [type(step).__name__ for step in steps_down(values)] == ["Cast"]

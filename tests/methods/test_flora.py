@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.laws.synthetic import SITES, federation, first, rounds, seeded, start_adapters
+from tests.laws.synthetic import SITES, federation, first, made, rounds, seeded, start_adapters
 from tests.methods.watched import product, unequal, watched
 from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
@@ -183,7 +183,7 @@ def logits(network):
 def test_the_merged_model_is_the_dense_sum(tiny, architecture):
     """Two rounds with the real loop: the model with what was merged has the logits of the base plus all products."""
     trainer, begun = set_up(tiny(architecture), TrainConfig(steps=3, batch=4, learning_rate=2e-2))
-    method = create("flora", EXACT)
+    method = made("flora", EXACT)
     dense = load_base(ModelConfig(name=str(tiny(architecture))), "cpu").model
     before, adapters = logits(dense), begun
     for number in range(2):
@@ -195,7 +195,7 @@ def test_the_merged_model_is_the_dense_sum(tiny, architecture):
         change = {}
         for name, site in adapters.sites.items():
             parts = [(p, {"a": done.sites[name].a, "b": done.sites[name].b}) for p, done in uploads]
-            found = method.aggregate(site, parts, ctx)
+            found = method.rule(site, parts, ctx)
             change |= {(name, part): tensor for part, tensor in found.items()}
             weight = dense.get_submodule(name).weight
             total = sum(p * done.sites[name].scale * done.sites[name].b @ done.sites[name].a for p, done in uploads)

@@ -63,17 +63,21 @@ def test_a_personal_adapter_never_appears_in_a_payload(name, packed):  # noqa: F
 def test_the_personal_adapter_goes_on_alone_between_syncs():
     method, view, client, ctx = first_plan()
     mine = start_adapters().add({key: torch.ones_like(t) for key, t in start_adapters().items()})
-    assert method.own_plan(view, client, {"own": mine}, ctx).start is mine
-    assert method.own_plan(view, client, {"own": mine}, Context(method.period, ctx.seed)).start is view
-    assert method.own_plan(view, client, {}, ctx).start is view
+    assert method.personal.start(view, {"own": mine}, ctx) is mine
+    assert method.personal.start(view, {"own": mine}, Context(method.period, ctx.seed)) is view
+    assert method.personal.start(view, {}, ctx) is view
     assert method.plan(view, client, {"own": mine}, ctx).start is view
 
 
 def test_stage_one_is_as_long_as_asked():
-    _, view, client, _ = first_plan()
-    long = create("fdlora", {"stage_one": 3})
-    assert [long.plan(view, client, {}, Context(n, 0)).length for n in (0, 1)] == [3, 1]
-    assert [long.own_plan(view, client, {}, Context(n, 0)).length for n in (0, 1)] == [3, 1]
+    lengths = []
+
+    def train(jobs):
+        lengths.append([job.plan.length for job in jobs])
+        return learn(jobs)
+
+    rounds(federation(("fdlora", {"stage_one": 3}), 1, train=train), 2)
+    assert lengths == [[3, 3], [1, 1]]
 
 
 def test_the_server_takes_nesterov_steps():
@@ -122,7 +126,7 @@ def test_the_fusion_finds_the_better_adapter():
         asked.append(count)
         return float(sum((tensor - mine[key]).square().sum() for key, tensor in adapters.items()))
 
-    found = method.personal(view, {"own": mine}, score)
+    found = method.personal.ends(view, {"own": mine}, score)
     assert list(found) == ["personal", "fused"]
     assert found["personal"].adapters is mine
     assert found["fused"].figures["w1"] == pytest.approx(1, abs=0.15)
@@ -155,7 +159,7 @@ def test_fedsa_shares_a_and_keeps_b():
     ends = {}
     for client in federated.clients:
         memory = state.clients[client.name].memory
-        ends[client.name] = federated.method.personal(state.server.adapters, memory, None)["personal"].adapters
+        ends[client.name] = federated.method.personal.ends(state.server.adapters, memory, None)["personal"].adapters
         for name, site in ends[client.name].sites.items():
             assert torch.equal(site.a, state.server.adapters.sites[name].a)
             assert torch.equal(site.b, memory["own"].sites[name].b)

@@ -62,7 +62,7 @@ def test_hetlora_weighs_equally_while_all_products_are_zero():
     site = start_adapters().sites["layer.0.query"]
     one, zero = torch.ones_like(site.a), torch.zeros_like(site.b)
     changes = [(0.25, {"a": one, "b": zero}), (0.75, {"a": -one, "b": zero})]
-    got = method.aggregate(site, Uploads(2, lambda k: changes[k]), Context(0, 0))
+    got = method.rule(site, Uploads(2, lambda k: changes[k]), Context(0, 0))
     torch.testing.assert_close(got["a"], torch.full_like(site.a, -0.5))
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.laws.synthetic import METHODS, TRAVELLING, federation, rounds
+from tests.laws.synthetic import TRAVELLING, federation, rounds
 from thinwire.adapters import Change, Key
+from thinwire.compatibility import reasons
 from thinwire.engine import Server, Upload
 from thinwire.engine.server import _changes
 from thinwire.engine.workers import workers
@@ -22,7 +23,7 @@ from thinwire.simulation import rounds as module
 from thinwire.wire import open_payload, pack
 
 SUMMED = [
-    (name, fields) for name, fields in TRAVELLING if not METHODS[name].no_central_noise and not METHODS[name].merges
+    case for case in TRAVELLING if "central noise" not in reasons(create(*case))
 ]
 
 

@@ -38,7 +38,7 @@ def anything(draw: st.DrawFn) -> tuple[int, float, str]:
     return draw(st.integers(0, 2**32)), 10.0**exponent, draw(st.sampled_from(["all", "one", "one site", "nothing"]))
 
 
-def made(point: Moment, seed: int, size: float, kind: str) -> Upload:
+def made_up(point: Moment, seed: int, size: float, kind: str) -> Upload:
     tensors = {key: (uniform(derive(seed, *key), *shape) - 0.5) * 2 * size for key, shape in point.shapes.items()}
     chosen = list(tensors)[seed % len(tensors)]
     for key, tensor in tensors.items():
@@ -57,7 +57,7 @@ def test_one_client_moves_the_sum_by_no_more_than_the_clip(case, other, number):
     point = at(SUMMED.index(case), number)
     first, _, last = point.uploads
     without = point.sum([first, last], on_sum(CLIP))
-    with_other = point.sum([first, made(point, *other), last], on_sum(CLIP))
+    with_other = point.sum([first, made_up(point, *other), last], on_sum(CLIP))
     assert difference(with_other, without) <= CLIP * ROUNDING
     assert difference(with_other, point.sum(point.uploads, on_sum(CLIP))) <= 2 * CLIP * ROUNDING
 
@@ -99,10 +99,11 @@ def test_linear_methods_are_their_mean_where_nothing_is_clipped(name):
 
 def test_what_is_clipped_is_the_term_not_the_upload():
     """FedSRD-e multiplies dB by what it solves with: an upload within the clip may have a term beyond it."""
-    point = at(SUMMED.index(("fedsrd-e", {"faithful": True})), 2)
-    for method in (create("fedsrd-e", {"faithful": True}), create("fedsrd", {"faithful": True})):
+    point = at(SUMMED.index(("fedsrd-e-official", {})), 2)
+    for method in (create("fedsrd-e-official", {}), create("fedsrd-official", {})):
         there = replace(point, method=method)
-        own = {name: method.term(there.server.adapters.sites[name], parts, there.ctx) for name, parts in by_site(there)}
+        sites, rule = there.server.adapters.sites, method.rule
+        own = {name: rule.term(sites[name], parts, there.ctx) for name, parts in by_site(there)}
         extras = {key: tensor for key, tensor in decoded(there).items() if key[1] == "extra"}
         whole = {(name, part): t for name, parts in own.items() for part, t in parts.items()} | extras
         got = there.sum(there.uploads[:1], on_sum(CLIP))
@@ -141,7 +142,7 @@ def silent(server, client: str) -> Upload:
 @pytest.mark.parametrize("clients", [0, 1, 4])
 def test_the_noise_has_its_deviation_in_every_tensor_through_the_real_server(clients):
     """Clients that send zeros, or none at all: what the adapters move by is the noise, z c / cohort in every entry."""
-    server, method = large_server(), create("fedit", {"precision": "float32"})
+    server, method = large_server(), create("fedit", values={"precision": "float32"})
     noised = on_sum(clip=0.5, multiplier=3.0, cohort=10)
     after, outcome = aggregate(
         method, server, [silent(server, f"c{k}") for k in range(clients)], Context(0, 7), noised=noised
@@ -158,7 +159,7 @@ def test_the_noise_has_its_deviation_in_every_tensor_through_the_real_server(cli
 
 
 def test_rounds_and_seeds_have_noise_of_their_own():
-    server, method = large_server(), create("fedit", {"precision": "float32"})
+    server, method = large_server(), create("fedit", values={"precision": "float32"})
     seen = set()
     for number, seed in ((0, 11), (1, 11), (0, 12)):
         noised = on_sum(1.0, 1.0)

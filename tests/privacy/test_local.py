@@ -30,7 +30,7 @@ def offered(case, noise, number: int = 1, residual: bool = True):
     client, ctx = federated.clients[1], Context(number, federated.seed)
     own = replace(state.clients[client.name], version=state.server.version)
     own = own if residual else replace(own, residual={})
-    plan = method.plan(method.cut(state.server.adapters, None), client, own.memory, ctx)
+    plan = method.plan(method.rule.cut(state.server.adapters, None), client, own.memory, ctx)
     trained = learn([Job(plan, federated.examples[client.name], 0, number)])[0].adapters
     change = method.encode(plan, trained, ctx)
     return change, send(method, client, own, plan, trained, ctx, noise), own, ctx, client
@@ -59,7 +59,7 @@ def test_what_is_selected_depends_on_the_noised_change_alone(case):
     method, ctx, client = create(*case), Context(0, 7), Client("c", 0, 2)
     federated = federation(method, 3)
     start = rounds(federated, 1)[0].server.adapters
-    plan = method.plan(method.cut(start, None), client, {}, ctx)
+    plan = method.plan(method.rule.cut(start, None), client, {}, ctx)
     one, other = (learn([Job(plan, federated.examples[name], 0, 1)])[0].adapters for name in ("client-0", "client-1"))
 
     class Same(Noise):

@@ -7,10 +7,12 @@ import types
 
 import pytest
 
+from thinwire.compatibility import reasons, takes_densities, takes_ranks
 from thinwire.config import FederationConfig, from_dict
 from thinwire.methods import METHODS, create
 from thinwire.settings import ConfigError
-from thinwire.simulation.clients import check_together, clients_of
+from thinwire.simulation.clients import clients_of
+from thinwire.simulation.session import method_of
 
 SIZES = {"north": 10, "east": 20, "south": 30, "west": 40}
 
@@ -67,7 +69,7 @@ def test_what_is_wrong_is_named(capable, config, words):
 
 def together(name, **sections):
     fields = sections.pop("method", {})
-    check_together(from_dict({**sections, "method": {"name": name, **fields}}), create(name, fields))
+    method_of(from_dict({**sections, "method": {"name": name, **fields}}))
 
 
 SERVER = {"server": {"optimizer": "adam", "learning_rate": 0.01}}
@@ -93,13 +95,13 @@ def test_what_makes_no_sense_is_refused_with_the_reason(name, sections, words):
         together(name, **sections)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].federates])
+@pytest.mark.parametrize("name", METHODS)
 def test_what_makes_sense_is_allowed(name):
-    method = METHODS[name]
-    if method.unequal_ranks:
+    method = create(name)
+    if takes_ranks(method):
         together(name, federation={"ranks": [1, 4]})
-    if method.unequal_densities:
+    if takes_densities(method):
         together(name, federation={"densities": [0.1, 1.0]})
-    if not method.no_server_optimizer:
+    if "server optimizer" not in reasons(method):
         together(name, **SERVER)
     together(name, train={"proximal": 0.1})

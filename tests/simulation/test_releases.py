@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.laws.synthetic import CASES, federation, first, label, start_adapters
+from tests.laws.synthetic import federation, first
 from thinwire.config import FederationConfig, Recipe, TrainConfig, from_dict
-from thinwire.method import Context
 from thinwire.methods import create
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.privacy.config import PrivacyConfig
@@ -99,14 +98,6 @@ def test_gradients_count_by_the_client_s_own_rate_and_steps():
 def test_a_longer_plan_counts_with_its_length():
     mine = replace(federated("gradient"), method=create("fdlora", {"stage_one": 4}))
     assert counted(ledger(mine, 3).releases)["client-1"] == {(2, 3): 3 * (4 + 1 + 1)}
-
-
-@pytest.mark.parametrize("case", CASES, ids=label)
-def test_plans_are_as_long_as_the_ledger_counts(case):
-    method, client = create(*case), federation(case, 1).clients[0]
-    for number in range(4):
-        ctx = Context(number, 7)
-        assert method.plan(start_adapters(), client, {}, ctx).length == method.length(ctx)
 
 
 SINGLE = st.tuples(st.integers(1, 4), st.integers(4, 6), st.integers(0, 5)).map(lambda t: {(t[0], t[1]): t[2]})

@@ -23,7 +23,7 @@ SETTINGS = {
     "run.evaluate_every": 0,
     "run.threads": 1,
     "method.name": "fedit",
-    "method.precision": "float32",
+    "values.precision": "float32",
 }
 
 

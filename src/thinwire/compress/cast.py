@@ -9,8 +9,6 @@ import torch
 from thinwire.compress import Link
 from thinwire.payload import Codes, Floats, Leaves
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Cast:
@@ -19,7 +17,7 @@ class Cast:
     dtype: str
 
     def __call__(self, leaves: Leaves, link: Link) -> Leaves:
-        dtype = DTYPES[self.dtype]
+        dtype: torch.dtype = getattr(torch, self.dtype)
         return {
             key: leaf if isinstance(leaf.values, Codes) else replace(leaf, values=Floats(leaf.floats().to(dtype)))
             for key, leaf in leaves.items()

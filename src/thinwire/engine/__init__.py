@@ -1,7 +1,10 @@
 """One round for any method: what simulation and a real federation share."""
 
-from thinwire.engine.client import ClientState, Sending, receive, refuse_non_finite, send
-from thinwire.engine.server import Outcome, Server, Upload, aggregate, begin, message
+from thinwire.engine.checks import refuse_non_finite
+from thinwire.engine.client import ClientState, Sending, send
+from thinwire.engine.exchange import exchange_of, message, receive
+from thinwire.engine.server import Outcome, Upload, aggregate
+from thinwire.engine.versions import Server, begin
 from thinwire.server_optimizer import PLAIN
 
 __all__ = [
@@ -13,6 +16,7 @@ __all__ = [
     "Upload",
     "aggregate",
     "begin",
+    "exchange_of",
     "message",
     "receive",
     "refuse_non_finite",

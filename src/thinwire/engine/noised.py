@@ -27,7 +27,7 @@ def noised_changes(method: Method, adapters: Adapters, read: Read, ctx: Context,
         parts.setdefault(name, []).append(part)
 
     def term(name: str, change: Parts) -> Parts:
-        return change if name in adapters.extras else method.term(adapters.sites[name], change, ctx)
+        return change if name in adapters.extras else method.rule.term(adapters.sites[name], change, ctx)
 
     def terms(name: str) -> Reread[Parts]:
         return read(name, parts[name]).map(lambda upload: term(name, upload[1]))

@@ -1,66 +1,26 @@
-"""The server's side of a round: what each client is sent, and how uploads become the next version."""
+"""The server's side of a round: how uploads become the next version."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from thinwire.adapters import EXTRA, Adapters, Change, Key
+from thinwire.adapters import EXTRA, Change, Key
 from thinwire.clock import span
-from thinwire.compress import Link, compress, decode
-from thinwire.engine.client import expected, refuse_non_finite, shapes
+from thinwire.engine.checks import refuse_non_finite, shapes
+from thinwire.engine.exchange import exchange_of
 from thinwire.engine.noised import Read, noised_changes
+from thinwire.engine.versions import Server
 from thinwire.engine.workers import submit, workers
 from thinwire.lowrank import unit_weights
-from thinwire.method import Client, Context, Method, Uploads, weighted_sum
-from thinwire.payload import Payload, dense
+from thinwire.method import Context, Method, Uploads, weighted_sum
 from thinwire.privacy.noise import Sum
-from thinwire.server_optimizer import PLAIN, Moments, ServerConfig, step
-from thinwire.wire import Expect, Reader, WireError, open_payload, pack, unpack
-
-
-@dataclass(frozen=True)
-class Server:
-    """The global adapters of a version, what the seed gave (`start`), and the broadcasts that led here.
-
-    log: what was broadcast, by the version it leads to (0: the first message); pruned once a state is smaller.
-    moments: the server optimizer's running means, by name.
-    """
-
-    run: int
-    start: Adapters
-    adapters: Adapters
-    version: int = 0
-    residual: Change = field(default_factory=dict)
-    log: Mapping[int, bytes] = field(default_factory=dict)
-    moments: Moments = field(default_factory=dict)
-
-    @cached_property
-    def moved(self) -> Change:
-        """The tensors that differ from the seeded start."""
-        return {
-            key: tensor
-            for key, tensor in self.adapters.items()
-            if key not in self.start or not torch.equal(tensor, self.start[key])
-        }
-
-    @cached_property
-    def state(self) -> bytes:
-        """The message that makes a client of any version, or of none, hold this one: what moved, in float32, packed."""
-        leaves = {key: dense(tensor.float()) for key, tensor in self.moved.items()}
-        with span("wire"):
-            return pack(Payload("state", self.version, self.run, leaves))
-
-    @cached_property
-    def state_bounds(self) -> tuple[int, int]:
-        """Bytes that `state` surely exceeds (2 a value that is not 0) and surely does not (4 a value), not packed."""
-        values = self.moved.values()
-        return 2 * sum(int(t.count_nonzero()) for t in values), 64 + sum(4 * t.numel() + 64 for t in values)
+from thinwire.server_optimizer import PLAIN, ServerConfig, step
+from thinwire.wire import Expect, Reader, WireError, open_payload
 
 
 @dataclass(frozen=True)
@@ -80,37 +40,6 @@ class Outcome:
     accepted: tuple[str, ...]
     refused: Mapping[str, str]
     density: float = 0.0
-
-
-def begin(start: Adapters, run: int, initial: Adapters | None = None) -> Server:
-    """A server at version 0. `start` follows from the seed on all sides; `initial`, an adapter to continue, travels."""
-    server = Server(run, start, initial or start)
-    return replace(server, log={0: server.state})
-
-
-def message(method: Method, server: Server, client: Client, version: int | None, ctx: Context) -> list[bytes]:
-    """What brings a client from `version` (None: it holds nothing) to the server's.
-
-    The changes it missed or a state, whichever is smaller; or, where the method says so, a state of its own.
-    """
-    if method.sends_states:
-        return [own_state(method, server, client, ctx)]
-    numbers = range(0 if version is None else version + 1, server.version + 1)
-    if any(number not in server.log for number in numbers):
-        return [server.state]
-    missed = [server.log[number] for number in numbers]
-    size = sum(map(len, missed))
-    return missed if size <= server.state_bounds[0] or size <= len(server.state) else [server.state]
-
-
-def own_state(method: Method, server: Server, client: Client, ctx: Context) -> bytes:
-    """What this client holds of the global adapters, through the method's steps: all that it trains or that moved."""
-    held, start = method.cut(server.adapters, client.rank), method.cut(server.start, client.rank)
-    keys = [key for key, _ in held.items() if key[1] in method.sends(ctx) or key in server.moved]
-    link = Link(start, held, ctx.seed_for("state", client.name))
-    leaves, _ = compress({key: held[key] for key in keys}, method.state(client, ctx), link, {})
-    with span("wire"):
-        return pack(Payload("state", server.version, server.run, leaves))
 
 
 def aggregate(
@@ -141,37 +70,9 @@ def aggregate(
     optimizer = method.outer(ctx) if optimizer.optimizer == "none" else optimizer
     change, moments = step(optimizer, change, server.adapters, server.moments)
     after = replace(server, version=server.version + 1, moments=moments)
-    if method.sends_states:
-        after, density = replace(after, adapters=method.settle(server.adapters.add(change), ctx), log={}), 1.0
-    else:
-        after, density = _broadcast(method, after, change, ctx)
+    after, density = exchange_of(method).publish(method, after, change, ctx)
     refuse_non_finite(dict(after.adapters.items()))
     return after, Outcome(tuple(upload.client for upload, _ in readers), refused, density)
-
-
-def _broadcast(method: Method, server: Server, change: Change, ctx: Context) -> tuple[Server, float]:
-    """The server after the change as everyone decodes it, with the message in its log, and the message's density."""
-    link = Link(server.adapters, server.adapters.add(change), ctx.seed_for("down"))
-    leaves, residual = compress(change, method.down(ctx), link, server.residual, method.feedback)
-    payload = Payload("change", server.version, server.run, leaves)
-    with span("wire"):
-        blob = pack(payload)
-        sent = decode(unpack(blob, expected(method, server.adapters)).leaves)
-    log = {**server.log, payload.version: blob}
-    after = replace(server, adapters=server.adapters.add(sent), residual=residual, log=log)
-    return prune(after), payload.density
-
-
-def prune(server: Server) -> Server:
-    """Forget broadcasts that no catch-up needs any more, because a full state is surely smaller; the newest is kept."""
-    total = 0
-    log: dict[int, bytes] = {}
-    for version in sorted(server.log, reverse=True):
-        total += len(server.log[version])
-        if total > server.state_bounds[1] and log:
-            break
-        log[version] = server.log[version]
-    return replace(server, log=log)
 
 
 def _open(
@@ -181,7 +82,7 @@ def _open(
     expect = Expect(run=server.run, kind="change", version=server.version)
 
     def check(upload: Upload) -> Future[Reader]:
-        own = method.cut(server.adapters, upload.rank)
+        own = method.rule.cut(server.adapters, upload.rank)
         return submit(pool, _check, upload.blob, replace(expect, shapes=shapes(own)), frozenset(wanted))
 
     checks = [(upload, check(upload)) for upload in uploads]
@@ -224,7 +125,7 @@ def _changes(
 
     def site(name: str, parts: Sequence[str]) -> Change:
         own = server.adapters.sites[name]
-        change = method.aggregate(own, _uploads(readers, weights, name, parts, own.a.device), ctx)
+        change = method.rule(own, _uploads(readers, weights, name, parts, own.a.device), ctx)
         return {(name, part): tensor for part, tensor in change.items()}
 
     def extra(name: str, parts: Sequence[str]) -> Change:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from thinwire.compatibility import takes_densities, takes_ranks
 from thinwire.federation.handshake import mismatch
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.replies import limits_of
@@ -87,9 +88,9 @@ class Members:
     def _too_small(self, limits: SiteLimits) -> str:
         """Why the method cannot keep to a site's limits; empty if it can."""
         method, rank = self.setup.method, self.setup.rank
-        if limits.rank is not None and limits.rank < rank and not method.unequal_ranks:
+        if limits.rank is not None and limits.rank < rank and not takes_ranks(method):
             return f"limits.rank = {limits.rank}: {method.name} needs rank {rank} everywhere"
-        if limits.density is not None and not method.unequal_densities:
+        if limits.density is not None and not takes_densities(method):
             return f"limits.density = {limits.density}: {method.name} has no density of its own"
         return ""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 
 from thinwire import peft_bridge
+from thinwire.compatibility import check_across
 from thinwire.config import Recipe
 from thinwire.data.classify import label_set
 from thinwire.federation.coordinator import Coordinator, opened
@@ -20,20 +21,16 @@ from thinwire.models.heads import Head
 from thinwire.privacy import accountant
 from thinwire.settings import ConfigError
 from thinwire.simulation.figures import HeldOut
-from thinwire.simulation.releases import check_no_memory, draws_sets
 from thinwire.simulation.session import Session, device, method_of, set_threads
 from thinwire.storage.directory import RunDirectory
 
 
-def check_across(recipe: Recipe) -> Method:
+def method_across(recipe: Recipe) -> Method:
     """The recipe's method. Raises: ConfigError for what makes no sense or is not to be had across sites."""
     method = method_of(recipe)
-    if not method.federates or method.pooled:
-        raise ConfigError(f"method.name = {method.name!r}: nothing travels; allowed across sites are the others")
+    check_across(method, recipe.federation, recipe.server, recipe.privacy, recipe.train)
     if recipe.privacy.level is not None:
         accountant.library()
-    if recipe.privacy.central and draws_sets(recipe.federation):
-        check_no_memory(method, recipe.train.keep_optimizer)
     if recipe.data.task != "text" and not recipe.data.labels:
         task = recipe.data.task
         raise ConfigError(f"data.labels is missing: with data.task = {task!r} nobody sees all records across sites")
@@ -42,7 +39,7 @@ def check_across(recipe: Recipe) -> Method:
 
 def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:
     """The coordinator of a new run, or of the one in the directory. Raises: ConfigError."""
-    method, task, labels = check_across(recipe), recipe.data.task, label_set((), recipe.data)
+    method, task, labels = method_across(recipe), recipe.data.task, label_set((), recipe.data)
     set_threads(recipe)
     head = None if task == "text" else Head(task, labels, recipe.run.seed)
     base = load_base(recipe.model, device(recipe.run.device), head)

@@ -129,12 +129,12 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
     if rows is None:
         return reply
     method, ctx = visit.federation.method, Context(visit.request.round, visit.federation.seed)
-    whole = method.result(held, ctx)
+    whole = method.exchange.result(held, ctx)
     scores = session.score(whole, rows)
     if task == "finish":
         peft_bridge.export(session.model, whole, visit.store.folder / "adapter")
         judge = partial(loss_on_some, session, visit.federation, visit.client)
-        own = method.personal(held, state.memory, judge) if state.memory else {}
+        own = method.personal.ends(held, state.memory, judge) if method.personal and state.memory else {}
         for name, personal in own.items():
             peft_bridge.export(session.model, personal.adapters, visit.store.folder / name)
     return replace(reply, facts={name: vars(found) for name, found in scores.items()})

@@ -12,7 +12,7 @@ from typing import Any
 from thinwire.adapters import Adapters, Change
 from thinwire.compress import decode
 from thinwire.engine import ClientState, receive
-from thinwire.engine.client import shapes
+from thinwire.engine.checks import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.store import Saved, Store
 from thinwire.method import Client, Context
@@ -76,7 +76,7 @@ class Visit:
         if not self.missed:
             return {}, {}
         number = saved.round
-        adds = method.linear and not method.feedback and not self.federation.noise_on("sum")
+        adds = method.rule.linear and not method.feedback and not self.federation.noise_on("sum")
         change = self._sent(held) if adds else {}
         if change or method.feedback:
             LOG.warning("round %d: the upload did not count; it goes out with round %d", number, self.request.round)
@@ -87,7 +87,7 @@ class Visit:
     def _sent(self, held: Adapters) -> Change:
         """The last upload, decoded; empty if this round sends other parts or has other shapes."""
         ctx = Context(self.request.round, self.federation.seed)
-        mine = self.federation.method.cut(held, self.client.rank)
+        mine = self.federation.method.rule.cut(held, self.client.rank)
         sends = mine.trained(self.federation.method.sends(ctx))
         wanted = {key: shape for key, shape in shapes(mine).items() if key in sends}
         try:

@@ -150,12 +150,12 @@ def run_submit(options: argparse.Namespace) -> int:
 def new_run(options: argparse.Namespace, server: ServerFolder) -> RunDirectory:
     """The directory of a new run, with its recipe. Raises: ConfigError."""
     from thinwire.config import load_recipe
-    from thinwire.federation.server import check_across
+    from thinwire.federation.server import method_across
     from thinwire.simulation.run import checked
     from thinwire.storage.directory import RunDirectory, free_directory
 
     recipe = checked(load_recipe(options.recipe or server.path / "recipe.toml", options.set))
-    check_across(recipe)
+    method_across(recipe)
     name = f"{recipe.method['name']}-seed{recipe.run.seed}"
     directory = RunDirectory(options.output or free_directory(name, server.path / "runs"))
     directory.begin(recipe)

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
 from thinwire.adapters import Adapters
+from thinwire.compatibility import check_app
 from thinwire.config import FederationConfig, ServerConfig
 from thinwire.engine import PLAIN
 from thinwire.federation.coordinator import Coordinator, opened
@@ -26,10 +27,7 @@ from thinwire.flower.grid import GridTransport, outgoing, received
 from thinwire.identity import of_settings
 from thinwire.method import Method
 from thinwire.privacy import accountant
-from thinwire.privacy import config as privacy_config
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.settings import ConfigError
-from thinwire.simulation.releases import check_central, check_no_memory, draws_sets
 from thinwire.storage.directory import RunDirectory
 from thinwire.wire import FORMAT
 
@@ -60,11 +58,9 @@ class Strategy(flower.Strategy):
     asked: dict[int, Request] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if not self.method.federates or self.method.pooled:
-            raise ConfigError(f"method {self.method.name}: nothing travels; allowed are the others")
-        if self.method.merges:
-            raise ConfigError(f"method {self.method.name}: it adds to the base itself, which a state dict cannot carry")
-        check_privacy(self.privacy, self.method, self.federation)
+        check_app(self.method, self.federation, self.server, self.privacy)
+        if self.privacy.level is not None:
+            accountant.library()
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, *more: Any, **named: Any) -> Any:
         """Flower's own loop over the rounds that are left. Raises: RunStopped if too few nodes come."""
@@ -183,22 +179,6 @@ class Strategy(flower.Strategy):
         for message in messages:
             message.content["config"] = ConfigRecord({**config, "server-round": server_round})
         return messages
-
-
-def check_privacy(config: PrivacyConfig, method: Method, federation: FederationConfig) -> None:
-    """Raises: ConfigError for privacy that makes no sense around a training which is the app's own."""
-    privacy_config.check(config, federation.weights)
-    if config.level == "example":
-        raise ConfigError(
-            "privacy.level = 'example': every example's gradient is clipped and noised within the training, which is "
-            "the app's own; allowed is client"
-        )
-    if config.level is not None:
-        accountant.library()
-    if config.central:
-        check_central(method)
-        if draws_sets(federation):
-            check_no_memory(method)
 
 
 def mean_of(replies: Iterable[Reply | str]) -> MetricRecord | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from thinwire.method import Method
@@ -15,18 +17,18 @@ from thinwire.methods.fedsrd import FedSRD, FedSRDe
 from thinwire.methods.ffa_lora import FFALoRA
 from thinwire.methods.flasc import FLASC
 from thinwire.methods.flexlora import FlexLoRA
-from thinwire.methods.flocora import FLoCoRA
 from thinwire.methods.flora import FLoRA
 from thinwire.methods.hetlora import HetLoRA
 from thinwire.methods.reference import Centralised, Local
 from thinwire.methods.rolora import RoLoRA
+from thinwire.presets import PRESETS
 from thinwire.settings import build, unknown
+from thinwire.values import ValuesConfig
 
 LANGUAGE = (FedIT, FFALoRA, RoLoRA, FedExLoRA, FedDARE, FedSRD, FedSRDe, FLASC, FLoRA, HetLoRA, FlexLoRA)
-VISION = (FLoCoRA,)
 PERSONAL = (FDLoRA, FedSALoRA)
-REFERENCES = (Local, Centralised)
-METHODS: dict[str, type[Method]] = {method.name: method for method in (*LANGUAGE, *VISION, *PERSONAL, *REFERENCES)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (*LANGUAGE, *PERSONAL)}
+REFERENCES: dict[str, type[Method]] = {reference.name: reference for reference in (Local, Centralised)}
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -35,8 +37,33 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
-def create(name: str, fields: Mapping[str, Any] | None = None) -> Method:
-    """The method of that name with these fields. Raises: ConfigError for an unknown name or field, or a bad value."""
-    if name not in METHODS:
-        raise unknown(f"method.name = {name!r}", name, METHODS)
-    return build(METHODS[name], fields or {}, "method")
+def create(
+    name: str, fields: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+) -> Method:
+    """The method, preset or reference of that name with these fields and [values].
+
+    Raises: ConfigError for an unknown name or field, or a bad value.
+    """
+    kind, preset = kind_of(name), PRESETS.get(name)
+    if preset:
+        fields, values = {**preset.fields, **(fields or {})}, {**preset.values, **(values or {})}
+    method = build(kind, fields or {}, "method")
+    return replace(method, values=build(ValuesConfig, values or {}, "values"))
+
+
+def kind_of(name: str) -> type[Method]:
+    """The class of a method, preset or reference. Raises: ConfigError for an unknown name."""
+    known = {**METHODS, **REFERENCES}
+    if name in PRESETS:
+        return named(name)
+    if name not in known:
+        raise unknown(f"method.name = {name!r}", name, {*known, *PRESETS})
+    return known[name]
+
+
+@cache
+def named(name: str) -> type[Method]:
+    """The method of a preset, under the preset's name."""
+    preset = PRESETS[name]
+    words = {"name": name, "title": preset.title, "paper": preset.paper, "__doc__": preset.summary}
+    return type(METHODS[preset.method].__name__, (METHODS[preset.method],), words)

@@ -6,17 +6,15 @@ arXiv:2406.07925.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from thinwire.adapters import EXTRA, Adapters, Key
-from thinwire.method import Client, Context, Limit, Memory, Method, Personal, Plan, Score, setting
+from thinwire.method import Context, Memory, Method, Own, Personal, Score, setting
 from thinwire.nelder_mead import minimise
 from thinwire.server_optimizer import PLAIN, ServerConfig
-
-PLAINLY = {"outer_rate": 1.0, "outer_momentum": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +33,6 @@ class FDLoRA(Method):
     name: ClassVar[str] = "fdlora"
     title: ClassVar[str] = "FDLoRA (personal and global)"
     paper: ClassVar[str] = "arXiv:2406.07925"
-    up_words: ClassVar[str] = "dense dA and dB of the global adapter"
-    down_words: ClassVar[str] = "dense dA and dB"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit(PLAINLY, "fedit", {}, 0.0),)
 
     outer_rate: float = setting(0.7, "learning rate of the server's momentum step", above=0)
     outer_momentum: float = setting(0.5, "the server's Nesterov momentum", low=0, below=1)
@@ -47,25 +42,35 @@ class FDLoRA(Method):
     examples: int = setting(16, "fusion: examples on which the loss is taken", low=1)
     penalty: float = setting(0.05, "fusion: added per unit of |w1| + |w2|", low=0)
 
-    def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
-        return Plan(view, self.trains(ctx), length=self.length(ctx))
-
     def length(self, ctx: Context) -> int:
         return self.stage_one if ctx.round == 0 else 1
 
-    def own_plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan | None:
-        start = view if ctx.round % self.period == 0 else memory.get("own", view)
-        return replace(self.plan(view, client, memory, ctx), start=start)
-
-    def remember(self, trained: Adapters, own: Adapters | None, memory: Memory, ctx: Context) -> Memory:
-        return {} if own is None else {"own": own}
+    @property
+    def personal(self) -> Personal:
+        return Dual(self.period, self.evaluations, self.examples, self.penalty)
 
     def outer(self, ctx: Context) -> ServerConfig:
         if ctx.round == 0:
             return PLAIN
         return ServerConfig("sgd", learning_rate=self.outer_rate, momentum=self.outer_momentum, nesterov=True)
 
-    def personal(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Personal]:
+
+@dataclass(frozen=True)
+class Dual(Personal):
+    """A second adapter, which starts from the global one in every `period`-th round; fused with it in the end."""
+
+    period: int
+    evaluations: int
+    examples: int
+    penalty: float
+
+    def start(self, view: Adapters, memory: Memory, ctx: Context) -> Adapters:
+        return view if ctx.round % self.period == 0 else memory.get("own", view)
+
+    def remember(self, trained: Adapters, own: Adapters | None, memory: Memory, ctx: Context) -> Memory:
+        return {} if own is None else {"own": own}
+
+    def ends(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Own]:
         own = memory.get("own", view)
 
         def objective(weights: Sequence[float]) -> float:
@@ -73,7 +78,7 @@ class FDLoRA(Method):
             return loss + self.penalty * sum(map(abs, weights))
 
         w1, w2 = minimise(objective, (0.5, 0.5), self.evaluations)
-        return {"personal": Personal(own), "fused": Personal(fused(own, view, w1, w2), {"w1": w1, "w2": w2})}
+        return {"personal": Own(own), "fused": Own(fused(own, view, w1, w2), {"w1": w1, "w2": w2})}
 
 
 def fused(own: Adapters, shared: Adapters, w1: float, w2: float) -> Adapters:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from thinwire.compress import Step
 from thinwire.compress.random_drop import RandomDrop
-from thinwire.method import Client, Context, Limit, Method, setting
+from thinwire.method import Client, Context, Method, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,8 @@ class FedDARE(Method):
     name: ClassVar[str] = "fed-dare"
     title: ClassVar[str] = "Fed-DARE (random drop)"
     paper: ClassVar[str] = "arXiv:2311.03099"
-    up_words: ClassVar[str] = "random dA and dB, by seed"
-    down_words: ClassVar[str] = "dense dA and dB"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({"rate": 0.0}, "fedit", {}, 0.0),)
 
     rate: float = setting(0.9, "share of entries that are dropped", low=0, below=1)
 
     def up(self, client: Client, ctx: Context) -> tuple[Step, ...]:
-        return RandomDrop(self.rate), *self.values_up
+        return (RandomDrop(self.rate),)

@@ -5,6 +5,7 @@ arXiv:2410.09432.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,36 @@ import torch
 from thinwire.adapters import compact
 from thinwire.lowrank import LowRank, split
 from thinwire.lowrank.few import differences
-from thinwire.method import Context, Limit, Method, Parts, Uploads, setting
+from thinwire.method import Context, Method, Parts, Rule, Uploads, setting
 
-EXACT = {"precision": "float32"}
+
+@dataclass(frozen=True)
+class Residual(Rule):
+    """The mean of the factors, and merged into the base what it leaves out of the mean product.
+
+    rank: the residual's largest; None: exact.
+    """
+
+    rank: int | None
+
+    merges = True
+    cannot: ClassVar[Mapping[str, str]] = {
+        "server optimizer": "the residual belongs to the mean of the factors and to no other step",
+    }
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        (mean_a, mean_b), rest = differences((p, change["a"], change["b"]) for p, change in uploads)
+        if not rest:
+            return {"a": mean_a, "b": mean_b}
+        merged = compact(
+            LowRank(
+                torch.cat([db for _, _, db in rest], dim=1),
+                torch.cat([site.scale * share * da for share, da, _ in rest]),
+            )
+        )
+        if self.rank is not None and merged.rank > self.rank:
+            merged, _ = split(merged, self.rank)
+        return {"a": mean_a, "b": mean_b, "merged_a": merged.a.to(mean_a), "merged_b": merged.b.to(mean_b)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +56,9 @@ class FedExLoRA(Method):
     name: ClassVar[str] = "fedex-lora"
     title: ClassVar[str] = "FedEx-LoRA (residual merged)"
     paper: ClassVar[str] = "arXiv:2410.09432"
-    up_words: ClassVar[str] = "dense dA and dB"
-    down_words: ClassVar[str] = "dense dA and dB, and the residual's factors"
-    merges: ClassVar[bool] = True
-    no_server_optimizer: ClassVar[str] = "the residual belongs to the mean of the factors and to no other step"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit(EXACT, "fedit", EXACT, 1e-6, clients=1),)
 
     residual_rank: int | None = setting(None, "largest rank of the residual that is sent; none: exact", low=1)
 
     @property
-    def linear(self) -> bool:
-        return False
-
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        (mean_a, mean_b), rest = differences((p, change["a"], change["b"]) for p, change in uploads)
-        if not rest:
-            return {"a": mean_a, "b": mean_b}
-        merged = compact(
-            LowRank(
-                torch.cat([db for _, _, db in rest], dim=1),
-                torch.cat([site.scale * share * da for share, da, _ in rest]),
-            )
-        )
-        if self.residual_rank is not None and merged.rank > self.residual_rank:
-            merged, _ = split(merged, self.residual_rank)
-        return {"a": mean_a, "b": mean_b, "merged_a": merged.a.to(mean_a), "merged_b": merged.b.to(mean_b)}
+    def rule(self) -> Rule:
+        return Residual(self.residual_rank)

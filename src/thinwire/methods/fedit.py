@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thinwire.method import Limit, Method
+from thinwire.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,3 @@ class FedIT(Method):
     name: ClassVar[str] = "fedit"
     title: ClassVar[str] = "FedIT (FedAvg of LoRA factors)"
     paper: ClassVar[str] = "arXiv:2305.05644"
-    up_words: ClassVar[str] = "dense dA and dB"
-    down_words: ClassVar[str] = "dense dA and dB"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({"precision": "float32"}, "local", {}, 1e-6, clients=1),)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thinwire.adapters import EXTRA, Adapters
-from thinwire.method import Client, Context, Limit, Memory, Method, Personal, Plan, Score
+from thinwire.method import Client, Context, Memory, Method, Own, Personal, Plan, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,6 @@ class FedSALoRA(Method):
     name: ClassVar[str] = "fedsa-lora"
     title: ClassVar[str] = "FedSA-LoRA (A shared, B local)"
     paper: ClassVar[str] = "arXiv:2410.01463"
-    up_words: ClassVar[str] = "dense dA"
-    down_words: ClassVar[str] = "dense dA"
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit({"precision": "float32"}, "fedit", {"precision": "float32"}, 1e-6, rounds=1, parts=("a", EXTRA)),
-    )
 
     def sends(self, ctx: Context) -> frozenset[str]:
         return frozenset({"a", EXTRA})
@@ -32,11 +27,19 @@ class FedSALoRA(Method):
     def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
         return Plan(joined_with(view, memory), self.trains(ctx))
 
+    @property
+    def personal(self) -> Personal:
+        return OwnB()
+
+
+class OwnB(Personal):
+    """What a client trained last; of it B is its own."""
+
     def remember(self, trained: Adapters, own: Adapters | None, memory: Memory, ctx: Context) -> Memory:
         return {"own": trained}
 
-    def personal(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Personal]:
-        return {"personal": Personal(joined_with(view, memory))}
+    def ends(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Own]:
+        return {"personal": Own(joined_with(view, memory))}
 
 
 def joined_with(view: Adapters, memory: Memory) -> Adapters:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from thinwire.compress import Step
 from thinwire.compress.importance import ImportanceBudget, ImportanceDrop, KurtosisRate
 from thinwire.compress.random_drop import RandomDrop
 from thinwire.lowrank import Fixed, LowRank, best_of_mean
-from thinwire.method import Client, Context, Limit, Method, Parts, Uploads, setting
-
-T = TypeVar("T")
+from thinwire.method import Client, Context, Method, Parts, Rule, Uploads, setting
 
 GROUP = 4
 """Uploads whose view from the fixed factor is one product: a third faster than one each."""
@@ -32,63 +30,17 @@ class Turned:
     a: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class FedSRDe(Method):
-    """Upload the important entries of dA and dB; project the mean product on A or B in turn; broadcast a thin change.
+@dataclass(frozen=True)
+class ProjectedMean(Rule):
+    """The change of the mean product, projected on one factor while the other is fixed, in turn.
 
-    Server: `D = sum_k p_k (B + dB_k)(A + dA_k) - B A`, then `DA = pinv(B) D` or `DB = D pinv(A)`, by round.
-    Differs, unless `faithful`: starts with B (B = 0 makes the official first round a loss); one budget of kept entries
-    shared over the model by importance, both ways, in place of a drop rate that never adapts and a random mask; a solve
-    whose step is bounded; error feedback in place of rescaling. Nothing of size (O, I) is formed.
+    first: the factor updated in round 0. damping: of the solve, 0: none; None: as much as bounds its step.
     """
 
-    name: ClassVar[str] = "fedsrd-e"
-    title: ClassVar[str] = "FedSRD-e (no SVD)"
-    paper: ClassVar[str] = "doi:10.1145/3774904.3792144"
-    up_words: ClassVar[str] = "sparse dA and dB, by importance"
-    down_words: ClassVar[str] = "sparse dA or dB, in turn"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "fedsrd", {}, 1e-5, clients=1),)
+    first: str
+    damping: float | None
 
-    faithful: bool = setting(False, "the official code's behaviour for every field below that is not given")
-    first: str | None = setting(None, "factor updated in round 0; official a, ours b", choices=("a", "b"))
-    base_rate: float = setting(0.85, "upload: drop rate, the smallest one under rule kurtosis", low=0, below=1)
-    rule: str | None = setting(
-        None, "upload: what is dropped; official kurtosis, of each tensor; ours budget", choices=("kurtosis", "budget")
-    )
-    rise: float = setting(0.1, "rule kurtosis: rate added per unit of log kurtosis", low=0)
-    cap: float = setting(0.11, "rule kurtosis: largest rate added; 1: uncapped", low=0, high=1)
-    download_rate: float = setting(0.8, "download: drop rate", low=0, below=1)
-    download: str | None = setting(None, "download mask; official random, ours budget", choices=("random", "budget"))
-    rescale: bool | None = setting(None, "rescale what rule kurtosis or a random mask keeps; official true, ours false")
-    solve: str | None = setting(
-        None, "how D is put on the fixed factor; official pinv, ours bounded", choices=("pinv", "damped", "bounded")
-    )
-    damping: float = setting(0.05, "solve damped: lambda as a share of the largest eigenvalue", above=0)
-    error_feedback: float | None = setting(None, "share kept of what masks drop; official 0, ours 1", low=0, high=1)
-
-    @property
-    def feedback(self) -> float:
-        return self._official(self.error_feedback, 0.0, 1.0)
-
-    def up(self, client: Client, ctx: Context) -> tuple[Step, ...]:
-        if self._official(self.rule, "kurtosis", "budget") == "budget":
-            return ImportanceBudget(self.base_rate), *self.values_up
-        return ImportanceDrop(KurtosisRate(self.base_rate, self.rise, self.cap), self._rescales), *self.values_up
-
-    def down(self, ctx: Context) -> tuple[Step, ...]:
-        if self._official(self.download, "random", "budget") == "budget":
-            return ImportanceBudget(self.download_rate), *self.values_down
-        return RandomDrop(self.download_rate, self._rescales), *self.values_down
-
-    @property
-    def _rescales(self) -> bool:
-        return self._official(self.rescale, True, False)
-
-    @property
-    def linear(self) -> bool:
-        return False
-
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         """`M = sum_k p_k dA_k` and `U'(D - B M) = sum_k p_k U'dB_k (A + dA_k)`, summed in place."""
         turned = self._turned(site, ctx)
         mean, seen = torch.zeros_like(turned.a), torch.zeros_like(turned.a)
@@ -104,8 +56,8 @@ class FedSRDe(Method):
         return self._solve(turned, mean, seen.addmm_(others.to(seen), turned.a), ctx)
 
     def term(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
-        """The upload's own solve; also FedSRD's: a sum of these has rank r, so that its SVD would cut nothing."""
-        return FedSRDe.aggregate(self, site, Uploads(1, lambda _: (1.0, change)), ctx)
+        """The upload's own solve; also of the truncated mean: one upload's product has rank r, so nothing is cut."""
+        return ProjectedMean.__call__(self, site, Uploads(1, lambda _: (1.0, change)), ctx)
 
     def _others(self, changes: Sequence[Parts], ctx: Context) -> Tensor:
         """The changes of the fixed factor side by side, (O, K r), as `_turn` gives them."""
@@ -118,21 +70,74 @@ class FedSRDe(Method):
         return Turned(Fixed.of(turned.b), turned.a)
 
     def _solve(self, site: Turned, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
-        damping = {"pinv": 0.0, "damped": self.damping, "bounded": None}[self._official(self.solve, "pinv", "bounded")]
-        change = site.fixed.solve(mean, seen, damping)
+        change = site.fixed.solve(mean, seen, self.damping)
         return {"a": change} if self._updates_a(ctx) else {"b": change.T}
 
     def _updates_a(self, ctx: Context) -> bool:
-        return (ctx.round % 2 == 0) == (self._official(self.first, "a", "b") == "a")
+        return (ctx.round % 2 == 0) == (self.first == "a")
 
     def _turn(self, change: Parts, ctx: Context) -> tuple[Tensor, Tensor]:
         """dA and dB as if A were updated and B fixed: transposed when it is the other way round."""
         return (change["a"], change["b"]) if self._updates_a(ctx) else (change["b"].T, change["a"].T)
 
-    def _official(self, given: T | None, official: T, ours: T) -> T:
-        if given is not None:
-            return given
-        return official if self.faithful else ours
+
+class TruncatedMean(ProjectedMean):
+    """The same, of the mean product's best rank-r approximation."""
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        turned = self._turned(site, ctx)
+        terms = uploads.map(lambda upload: (upload[0], *self._turn(upload[1], ctx)))
+        return self._solve(turned, *best_of_mean(turned.fixed, turned.a, terms), ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedSRDe(Method):
+    """Upload the important entries of dA and dB; project the mean product on A or B in turn; broadcast a thin change.
+
+    Server: `D = sum_k p_k (B + dB_k)(A + dA_k) - B A`, then `DA = pinv(B) D` or `DB = D pinv(A)`, by round.
+    Differs from the official code, which the preset fedsrd-e-official follows: starts with B (B = 0 makes the official
+    first round a loss); one budget of kept entries shared over the model by importance, both ways, in place of a drop
+    rate that never adapts and a random mask; a solve whose step is bounded; error feedback in place of rescaling.
+    Nothing of size (O, I) is formed.
+    """
+
+    name: ClassVar[str] = "fedsrd-e"
+    title: ClassVar[str] = "FedSRD-e (no SVD)"
+    paper: ClassVar[str] = "doi:10.1145/3774904.3792144"
+
+    first: str = setting("b", "factor updated in round 0", choices=("a", "b"))
+    base_rate: float = setting(0.85, "upload: drop rate, the smallest one under upload kurtosis", low=0, below=1)
+    upload: str = setting("budget", "upload mask; kurtosis: of each tensor by itself", choices=("kurtosis", "budget"))
+    rise: float = setting(0.1, "upload kurtosis: rate added per unit of log kurtosis", low=0)
+    cap: float = setting(0.11, "upload kurtosis: largest rate added; 1: uncapped", low=0, high=1)
+    download_rate: float = setting(0.8, "download: drop rate", low=0, below=1)
+    download: str = setting("budget", "download mask", choices=("random", "budget"))
+    rescale: bool = setting(False, "rescale what kurtosis or random masks keep")
+    solve: str = setting("bounded", "how D is put on the fixed factor", choices=("pinv", "damped", "bounded"))
+    damping: float = setting(0.05, "solve damped: lambda as a share of the largest eigenvalue", above=0)
+    error_feedback: float = setting(1.0, "share kept of what masks drop", low=0, high=1)
+
+    @property
+    def feedback(self) -> float:
+        return self.error_feedback
+
+    def up(self, client: Client, ctx: Context) -> tuple[Step, ...]:
+        if self.upload == "budget":
+            return (ImportanceBudget(self.base_rate),)
+        return (ImportanceDrop(KurtosisRate(self.base_rate, self.rise, self.cap), self.rescale),)
+
+    def down(self, ctx: Context) -> tuple[Step, ...]:
+        if self.download == "budget":
+            return (ImportanceBudget(self.download_rate),)
+        return (RandomDrop(self.download_rate, self.rescale),)
+
+    @property
+    def rule(self) -> Rule:
+        return ProjectedMean(self.first, self._damping)
+
+    @property
+    def _damping(self) -> float | None:
+        return {"pinv": 0.0, "damped": self.damping, "bounded": None}[self.solve]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +146,7 @@ class FedSRD(FedSRDe):
 
     name: ClassVar[str] = "fedsrd"
     title: ClassVar[str] = "FedSRD"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "fedsrd-e", {}, 1e-5, clients=1),)
 
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        turned = self._turned(site, ctx)
-        terms = uploads.map(lambda upload: (upload[0], *self._turn(upload[1], ctx)))
-        return self._solve(turned, *best_of_mean(turned.fixed, turned.a, terms), ctx)
+    @property
+    def rule(self) -> Rule:
+        return TruncatedMean(self.first, self._damping)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thinwire.adapters import EXTRA
-from thinwire.method import Context, Limit, Method
+from thinwire.method import Context, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +16,6 @@ class FFALoRA(Method):
     name: ClassVar[str] = "ffa-lora"
     title: ClassVar[str] = "FFA-LoRA (A frozen)"
     paper: ClassVar[str] = "arXiv:2403.12313"
-    up_words: ClassVar[str] = "dense dB"
-    down_words: ClassVar[str] = "dense dB"
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit({"precision": "float32"}, "local", {"freeze_a": True}, 1e-6, clients=1),
-    )
 
     def trains(self, ctx: Context) -> frozenset[str]:
         return frozenset({"b", EXTRA})

@@ -13,19 +13,74 @@ from thinwire.compress import Link, Step, decode
 from thinwire.compress.top_k import TopK
 from thinwire.lowrank import LowRank
 from thinwire.method import (
+    Changes,
     Client,
     ConfigError,
     Context,
-    Limit,
     Memory,
     Method,
     Parts,
     Plan,
+    Rule,
+    States,
     Uploads,
     setting,
     weighted_sum,
 )
 from thinwire.payload import dense
+
+
+@dataclass(frozen=True)
+class Placed(Rule):
+    """The mean of changes, those of lower ranks at the rows that they were cut from: "first" or "largest"."""
+
+    rows: str
+
+    @property
+    def linear(self) -> bool:
+        return self.rows == "first"
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        return weighted_sum(uploads.map(lambda upload: (upload[0], self._placed(site, upload[1]))))
+
+    def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
+        if rank is None or self.rows == "first":
+            return first_rows(adapters, rank)
+        sites = {name: _rows(site, _largest(site, rank)) for name, site in adapters.sites.items()}
+        return replace(adapters, sites=sites)
+
+    def _placed(self, site: LowRank, change: Parts) -> Parts:
+        """A lower rank's change at the rows it was cut from, zero elsewhere."""
+        rank = change["b"].shape[1]
+        if rank == site.rank:
+            return change
+        rows = _largest(site, rank) if self.rows == "largest" else torch.arange(rank)
+        dims = {"a": 0, "b": 1}
+        return {
+            part: torch.zeros_like(getattr(site, part)).index_copy_(dims[part], rows.to(tensor.device), tensor)
+            for part, tensor in change.items()
+        }
+
+
+@dataclass(frozen=True)
+class Sparse(States):
+    """Clients are sent the largest entries; the model is judged as they would be sent it next."""
+
+    method: FLASC
+
+    def steps(self, client: Client, ctx: Context) -> tuple[Step, ...]:
+        return (TopK(self.method.density(self.method.down_density, client, ctx)),)
+
+    def settle(self, adapters: Adapters, ctx: Context) -> Adapters:
+        fixed = self.method.local == "fixed" and ctx.round == 0
+        return self._masked(adapters, self.method.down_density) if fixed else adapters
+
+    def result(self, adapters: Adapters, ctx: Context) -> Adapters:
+        return self._masked(adapters, self.method.decayed(self.method.down_density, ctx))
+
+    def _masked(self, adapters: Adapters, density: float) -> Adapters:
+        leaves = {key: dense(adapters[key]) for key in adapters.trained(self.method.trains(Context(0, 0)))}
+        return adapters.put(decode(TopK(density)(leaves, Link(adapters, adapters, 0))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +94,6 @@ class FLASC(Method):
     name: ClassVar[str] = "flasc"
     title: ClassVar[str] = "FLASC (top-k both ways)"
     paper: ClassVar[str] = "doi:10.1145/3786335.3813151"
-    up_words: ClassVar[str] = "top-k of all changes"
-    down_words: ClassVar[str] = "top-k of all trainables"
-    sends_states: ClassVar[bool] = True
-    unequal_ranks: ClassVar[bool] = True
-    unequal_densities: ClassVar[bool] = True
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit(
-            {"down_density": 1.0, "up_density": 1.0, "precision": "float32"}, "fedit", {"precision": "float32"}, 1e-6
-        ),
-    )
 
     down_density: float = setting(0.25, "share of entries that a client is sent", above=0, high=1)
     up_density: float = setting(0.25, "share of entries that a client sends", above=0, high=1)
@@ -78,54 +123,24 @@ class FLASC(Method):
         parts = self.trains(ctx)
         return Plan(view, parts, {key: view[key] != 0 for key in view.trained(parts)} if self._sparse(ctx) else {})
 
-    def state(self, client: Client, ctx: Context) -> tuple[Step, ...]:
-        return TopK(self._density(self.down_density, client, ctx)), *self.values_down
-
     def up(self, client: Client, ctx: Context) -> tuple[Step, ...]:
-        return TopK(self._density(self.up_density, client, ctx)), *self.values_up
-
-    def settle(self, adapters: Adapters, ctx: Context) -> Adapters:
-        return self._masked(adapters, self.down_density) if self.local == "fixed" and ctx.round == 0 else adapters
-
-    def result(self, adapters: Adapters, ctx: Context) -> Adapters:
-        return self._masked(adapters, self._decayed(self.down_density, ctx))
-
-    def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
-        if rank is None or self.rows == "first":
-            return first_rows(adapters, rank)
-        sites = {name: _rows(site, _largest(site, rank)) for name, site in adapters.sites.items()}
-        return replace(adapters, sites=sites)
+        return (TopK(self.density(self.up_density, client, ctx)),)
 
     @property
-    def linear(self) -> bool:
-        return self.rows == "first"
+    def rule(self) -> Rule:
+        return Placed(self.rows)
 
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        return weighted_sum(uploads.map(lambda upload: (upload[0], self._placed(site, upload[1]))))
+    @property
+    def exchange(self) -> Changes:
+        return Sparse(self)
 
-    def _placed(self, site: LowRank, change: Parts) -> Parts:
-        """A lower rank's change at the rows it was cut from, zero elsewhere."""
-        rank = change["b"].shape[1]
-        if rank == site.rank:
-            return change
-        rows = _largest(site, rank) if self.rows == "largest" else torch.arange(rank)
-        dims = {"a": 0, "b": 1}
-        return {
-            part: torch.zeros_like(getattr(site, part)).index_copy_(dims[part], rows.to(tensor.device), tensor)
-            for part, tensor in change.items()
-        }
-
-    def _masked(self, adapters: Adapters, density: float) -> Adapters:
-        leaves = {key: dense(adapters[key]) for key in adapters.trained(self.trains(Context(0, 0)))}
-        return adapters.put(decode(TopK(density)(leaves, Link(adapters, adapters, 0))))
-
-    def _density(self, given: float, client: Client, ctx: Context) -> float:
+    def density(self, given: float, client: Client, ctx: Context) -> float:
         """A client's own density, or the method's; round 0 is dense where local training is sparse from round 1 on."""
         if client.density is not None:
-            return self._decayed(client.density, ctx)
-        return 1.0 if self.local != "dense" and ctx.round == 0 else self._decayed(given, ctx)
+            return self.decayed(client.density, ctx)
+        return 1.0 if self.local != "dense" and ctx.round == 0 else self.decayed(given, ctx)
 
-    def _decayed(self, density: float, ctx: Context) -> float:
+    def decayed(self, density: float, ctx: Context) -> float:
         return max(density * self.decay**ctx.round, min(density, self.floor))
 
     def _sparse(self, ctx: Context) -> bool:

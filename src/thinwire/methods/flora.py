@@ -13,9 +13,7 @@ import torch
 
 from thinwire.adapters import EXTRA, Adapters, Change, compact, first_rows
 from thinwire.lowrank import LowRank, principal, split, stack
-from thinwire.method import Client, ConfigError, Context, Limit, Memory, Method, Parts, Plan, Uploads, setting
-
-WARM = {"warm_start": True, "precision": "float32"}
+from thinwire.method import Client, ConfigError, Context, Memory, Method, Parts, Plan, Rule, Uploads, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +29,6 @@ class FLoRA(Method):
     name: ClassVar[str] = "flora"
     title: ClassVar[str] = "FLoRA (stacking)"
     paper: ClassVar[str] = "arXiv:2409.05976"
-    up_words: ClassVar[str] = "A and B of own rank"
-    down_words: ClassVar[str] = "the stack of all A and B"
-    unequal_ranks: ClassVar[bool] = True
-    merges: ClassVar[bool] = True
-    no_server_optimizer: ClassVar[str] = "the stack is merged into the base, there is no adapter to step on with"
-    no_kept_optimizer: ClassVar[str] = "each round starts from another adapter"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit(WARM, "local", {}, 1e-5, clients=1, rounds=1, products=True),)
 
     warm_start: bool = setting(False, "go on with the stack's leading components instead of a fresh start")
     fixed_alpha: bool = setting(
@@ -51,59 +42,86 @@ class FLoRA(Method):
                 "method flora.fixed_alpha = True: not with warm_start: components of one adapter have one scale"
             )
 
+    @property
+    def rule(self) -> Stack:
+        return Onward() if self.warm_start else Stack(self.fixed_alpha)
+
+    def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
+        return Plan(self.rule.start(view, client, ctx), self.trains(ctx))
+
+    def encode(self, plan: Plan, trained: Adapters, ctx: Context) -> Change:
+        return self.rule.offered(super().encode(plan, trained, ctx), trained)
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """The stack of all factors, merged into the base; a client starts from a fresh A of its rank, and sends factors."""
+
+    fixed_alpha: bool = False
+
+    merges = True
+    cannot: ClassVar[Mapping[str, str]] = {
+        "server optimizer": "the stack is merged into the base, there is no adapter to step on with",
+        "kept optimizer": "each round starts from another adapter",
+    }
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        terms = [LowRank(sent["b"], sent["a"], self._scale(site, sent["b"].shape[1])) for _, sent in uploads]
+        total = compact(stack(terms, [p for p, _ in uploads]))
+        return {"merged_a": total.a, "merged_b": total.b}
+
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         return first_rows(adapters, rank)
 
-    def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
-        own = self.cut(view, client.rank)
-        rest = {n: tail(site, own.sites[n].rank if self.warm_start else 0) for n, site in view.sites.items()}
-        merged = {name: sum_of(view.merged, name, more) for name, more in rest.items() if bool(more.b.any())}
-        start = replace(own, merged={**view.merged, **merged})
-        if not self.warm_start:
-            fresh = {n: self._fresh(n, site, own.sites[n].rank, client, ctx) for n, site in view.sites.items()}
-            start = replace(start, sites=fresh)
-        return Plan(start, self.trains(ctx))
+    def start(self, view: Adapters, client: Client, ctx: Context) -> Adapters:
+        """What the client trains: fresh factors, on a base that holds all that it was sent."""
+        fresh = {name: self._fresh(name, site, client, ctx) for name, site in view.sites.items()}
+        return replace(merged_from(view, dict.fromkeys(view.sites, 0)), sites=fresh)
 
-    def encode(self, plan: Plan, trained: Adapters, ctx: Context) -> Change:
-        change = super().encode(plan, trained, ctx)
-        return change if self.warm_start else {key: c if key[1] == EXTRA else trained[key] for key, c in change.items()}
+    def offered(self, change: Change, trained: Adapters) -> Change:
+        """What it sends: its factors themselves."""
+        return {key: delta if key[1] == EXTRA else trained[key] for key, delta in change.items()}
 
-    @property
-    def linear(self) -> bool:
-        return False
+    def _fresh(self, name: str, site: LowRank, client: Client, ctx: Context) -> LowRank:
+        """A (rank, I) uniform in +-1/sqrt(I), another in every round and at every client; B zero."""
+        b, columns = site.b[:, : client.rank], site.a.shape[1]
+        a = (ctx.uniform((b.shape[1], columns), "fresh", client.name, name) * 2 - 1) * columns**-0.5
+        return LowRank(torch.zeros_like(b), a.to(site.a), self._scale(site, b.shape[1]))
 
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def _scale(self, site: LowRank, rank: int) -> float:
+        return site.scale * site.rank / rank if self.fixed_alpha else site.scale
+
+
+class Onward(Stack):
+    """The stack's best approximation of the full rank goes on as the adapter, the rest is merged."""
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         terms: list[LowRank] = []
         weights: list[float] = []
         for p, sent in uploads:
             rank = sent["b"].shape[1]
-            if self.warm_start:
-                terms += [LowRank(site.b[:, :rank] + sent["b"], site.a[:rank] + sent["a"], site.scale)]
-                terms += [tail(site, rank)]
-            else:
-                terms += [LowRank(sent["b"], sent["a"], self._scale(site, rank))]
-            weights += [p] * (len(terms) - len(weights))
+            terms += [LowRank(site.b[:, :rank] + sent["b"], site.a[:rank] + sent["a"], site.scale), tail(site, rank)]
+            weights += [p, p]
         total = stack(terms, weights)
-        if not self.warm_start:
-            total = compact(total)
-            return {"merged_a": total.a, "merged_b": total.b}
         kept = principal(replace(total, a=total.a / site.scale), site)
         _, rest = split(total, site.rank)
-        return {
-            "a": kept.a - site.a,
-            "b": kept.b - site.b,
-            "merged_a": rest.a.to(site.a),
-            "merged_b": rest.b.to(site.b),
-        }
+        merged = {"merged_a": rest.a.to(site.a), "merged_b": rest.b.to(site.b)}
+        return {"a": kept.a - site.a, "b": kept.b - site.b, **merged}
 
-    def _fresh(self, name: str, site: LowRank, rank: int, client: Client, ctx: Context) -> LowRank:
-        """A (rank, I) uniform in +-1/sqrt(I), another in every round and at every client; B zero."""
-        columns = site.a.shape[1]
-        a = (ctx.uniform((rank, columns), "fresh", client.name, name) * 2 - 1) * columns**-0.5
-        return LowRank(torch.zeros_like(site.b[:, :rank]), a.to(site.a), self._scale(site, rank))
+    def start(self, view: Adapters, client: Client, ctx: Context) -> Adapters:
+        own = self.cut(view, client.rank)
+        held = merged_from(view, {name: site.rank for name, site in own.sites.items()})
+        return replace(held, sites=own.sites)
 
-    def _scale(self, site: LowRank, rank: int) -> float:
-        return site.scale * site.rank / rank if self.fixed_alpha else site.scale
+    def offered(self, change: Change, trained: Adapters) -> Change:
+        return change
+
+
+def merged_from(view: Adapters, ranks: Mapping[str, int]) -> Adapters:
+    """The adapters with each site's components from its rank on merged into the base."""
+    rest = {name: tail(site, ranks[name]) for name, site in view.sites.items()}
+    more = {name: sum_of(view.merged, name, pair) for name, pair in rest.items() if bool(pair.b.any())}
+    return replace(view, merged={**view.merged, **more})
 
 
 def tail(site: LowRank, rank: int) -> LowRank:

@@ -13,9 +13,29 @@ from torch import Tensor
 
 from thinwire.adapters import Adapters, first_rows
 from thinwire.lowrank import LowRank, norm, unit_weights
-from thinwire.method import Context, Limit, Method, Parts, Uploads, setting, weighted_sum
+from thinwire.method import Changes, Context, Method, Parts, Rule, States, Uploads, setting, weighted_sum
 
-PLAIN = {"weighting": "plain", "precision": "float32"}
+
+@dataclass(frozen=True)
+class Padded(Rule):
+    """The mean of factors padded with zeros; weights are the clients', times their product's norm if asked for."""
+
+    by_norm: bool
+
+    def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
+        return first_rows(adapters, rank)
+
+    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        weights = [p * self._norm(site, change) for p, change in uploads]
+        weights = unit_weights(weights) if any(weights) else [p for p, _ in uploads]
+        padded = uploads.map(lambda upload: {part: _padded(getattr(site, part), upload[1], part) for part in "ab"})
+        return weighted_sum(zip(weights, padded, strict=True))
+
+    def _norm(self, site: LowRank, change: Parts) -> float:
+        if not self.by_norm:
+            return 1.0
+        rank = change["b"].shape[1]
+        return float(norm(LowRank(site.b[:, :rank] + change["b"], site.a[:rank] + change["a"])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,32 +49,16 @@ class HetLoRA(Method):
     name: ClassVar[str] = "hetlora"
     title: ClassVar[str] = "HetLoRA (zero padding)"
     paper: ClassVar[str] = "arXiv:2401.06432"
-    up_words: ClassVar[str] = "dense dA and dB of own rank"
-    down_words: ClassVar[str] = "A and B of own rank"
-    sends_states: ClassVar[bool] = True
-    unequal_ranks: ClassVar[bool] = True
-    limits: ClassVar[tuple[Limit, ...]] = (Limit(PLAIN, "fedit", {"precision": "float32"}, 1e-6),)
 
     weighting: str = setting("norm", "norm: by the norm of each client's product; plain", choices=("norm", "plain"))
 
-    def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
-        return first_rows(adapters, rank)
+    @property
+    def rule(self) -> Rule:
+        return Padded(self.weighting == "norm")
 
     @property
-    def linear(self) -> bool:
-        return False
-
-    def aggregate(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        weights = [p * self._norm(site, change) for p, change in uploads]
-        weights = unit_weights(weights) if any(weights) else [p for p, _ in uploads]
-        padded = uploads.map(lambda upload: {part: _padded(getattr(site, part), upload[1], part) for part in "ab"})
-        return weighted_sum(zip(weights, padded, strict=True))
-
-    def _norm(self, site: LowRank, change: Parts) -> float:
-        if self.weighting == "plain":
-            return 1.0
-        rank = change["b"].shape[1]
-        return float(norm(LowRank(site.b[:, :rank] + change["b"], site.a[:rank] + change["a"])))
+    def exchange(self) -> Changes:
+        return States()
 
 
 def _padded(own: Tensor, change: Parts, part: str) -> Tensor:

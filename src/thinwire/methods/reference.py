@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thinwire.adapters import EXTRA, Adapters, Change
-from thinwire.method import Client, Context, Limit, Memory, Method, Personal, Plan, Score, setting
+from thinwire.method import Changes, Client, Context, Memory, Method, Own, Personal, Plan, Score, setting
+from thinwire.parts import Nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,27 +18,39 @@ class Local(Method):
     name: ClassVar[str] = "local"
     title: ClassVar[str] = "local training only"
     paper: ClassVar[str] = "reference"
-    up_words: ClassVar[str] = "nothing"
-    down_words: ClassVar[str] = "nothing"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "centralised", {}, 0.0, clients=1),)
-    federates: ClassVar[bool] = False
 
     freeze_a: bool = setting(False, "train B only, as FFA-LoRA does")
+
+    @property
+    def exchange(self) -> Changes:
+        return Nothing()
+
+    @property
+    def personal(self) -> Personal:
+        return Whole()
 
     def trains(self, ctx: Context) -> frozenset[str]:
         return frozenset({"b", EXTRA}) if self.freeze_a else super().trains(ctx)
 
     def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
-        return Plan(memory.get("own", view), self.trains(ctx))
+        return Plan(self.own(view, memory), self.trains(ctx))
 
     def encode(self, plan: Plan, trained: Adapters, ctx: Context) -> Change:
         return {}
 
+    def own(self, view: Adapters, memory: Memory) -> Adapters:
+        """The client's adapters so far."""
+        return memory.get("own", view)
+
+
+class Whole(Personal):
+    """All that a client trained is its own, and it ends with nothing else."""
+
     def remember(self, trained: Adapters, own: Adapters | None, memory: Memory, ctx: Context) -> Memory:
         return {"own": trained}
 
-    def personal(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Personal]:
-        return {"personal": Personal(memory.get("own", view))}
+    def ends(self, view: Adapters, memory: Memory, score: Score) -> Mapping[str, Own]:
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +59,3 @@ class Centralised(Local):
 
     name: ClassVar[str] = "centralised"
     title: ClassVar[str] = "all examples in one place"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({}, "local", {}, 0.0, clients=1),)
-    pooled: ClassVar[bool] = True

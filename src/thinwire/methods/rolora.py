@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thinwire.adapters import EXTRA
-from thinwire.method import Context, Limit, Method, setting
+from thinwire.method import Context, Method, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,6 @@ class RoLoRA(Method):
     name: ClassVar[str] = "rolora"
     title: ClassVar[str] = "RoLoRA (B and A in turn)"
     paper: ClassVar[str] = "arXiv:2409.02346"
-    up_words: ClassVar[str] = "dense dB or dA, in turn"
-    down_words: ClassVar[str] = "dense dB or dA, in turn"
-    limits: ClassVar[tuple[Limit, ...]] = (Limit({"turn": 1000}, "ffa-lora", {}, 0.0),)
 
     turn: int = setting(1, "rounds before it is the other factor's turn", low=1)
 

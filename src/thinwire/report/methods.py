@@ -9,32 +9,48 @@ from typing import Any
 
 from rich.table import Table
 
-from thinwire.methods import METHODS
+from thinwire.methods import METHODS, REFERENCES, create
+from thinwire.presets import PRESETS
 from thinwire.report.live import terminal
+from thinwire.report.travel import travels
 from thinwire.settings import allowed
+from thinwire.values import ValuesConfig
 
 
 def describe() -> list[dict[str, Any]]:
-    """Every method: name, title, paper, what travels each way, fields with default, range and meaning."""
+    """Methods, presets and references: name, title, paper, what travels each way, and fields with default and range."""
+    return [entry(name) for name in (*METHODS, *PRESETS, *REFERENCES)]
+
+
+def entry(name: str) -> dict[str, Any]:
+    """What there is to know of one of them."""
+    method, preset = create(name), PRESETS.get(name)
+    up, down = travels(method)
+    return {
+        "name": name,
+        "title": method.title,
+        "paper": method.paper,
+        "preset_of": preset.method if preset else None,
+        "up": up,
+        "down": down,
+        "summary": (method.__doc__ or "").split("\n")[0],
+        "fields": settings_of(method),
+        "values": settings_of(method.values),
+    }
+
+
+def settings_of(instance: Any) -> list[dict[str, Any]]:
+    """The settings of a dataclass, with the instance's values as their defaults."""
+    hints = typing.get_type_hints(type(instance))
     return [
         {
-            "name": method.name,
-            "title": method.title,
-            "paper": method.paper,
-            "up": method.up_words,
-            "down": method.down_words,
-            "summary": (method.__doc__ or "").split("\n")[0],
-            "fields": [
-                {
-                    "name": spec.name,
-                    "default": spec.default,
-                    "allowed": allowed(spec, typing.get_type_hints(method)[spec.name]),
-                    "meaning": spec.metadata.get("doc", ""),
-                }
-                for spec in dataclasses.fields(method)
-            ],
+            "name": spec.name,
+            "default": getattr(instance, spec.name),
+            "allowed": allowed(spec, hints[spec.name]),
+            "meaning": spec.metadata["doc"],
         }
-        for method in METHODS.values()
+        for spec in dataclasses.fields(instance)
+        if spec.metadata
     ]
 
 
@@ -52,10 +68,18 @@ def print_methods() -> None:
         table.add_row(method["name"], method["title"], method["paper"], method["up"], method["down"])
     console.print(table)
     for method in describe():
-        fields = Table(title=f"{method['name']}: fields (--set method.FIELD=VALUE)", title_justify="left")
-        for name in ("field", "default", "allowed", "meaning"):
-            fields.add_column(name)
-        for field in method["fields"]:
-            default = "" if field["default"] is None else json.dumps(field["default"])
-            fields.add_row(field["name"], default, field["allowed"], field["meaning"])
-        console.print(fields)
+        if method["fields"]:
+            console.print(table_of(f"{method['name']}: fields (--set method.FIELD=VALUE)", method["fields"]))
+    values = settings_of(ValuesConfig())
+    console.print(table_of("with every method: [values] (--set values.FIELD=VALUE)", values))
+
+
+def table_of(title: str, settings: list[dict[str, Any]]) -> Table:
+    """Settings with default, range and meaning."""
+    table = Table(title=title, title_justify="left")
+    for name in ("field", "default", "allowed", "meaning"):
+        table.add_column(name)
+    for each in settings:
+        default = "" if each["default"] is None else json.dumps(each["default"])
+        table.add_row(each["name"], default, each["allowed"], each["meaning"])
+    return table

@@ -1,4 +1,4 @@
-"""Who the clients are to a method: their ranks and densities from the recipe, and what a method can do with them."""
+"""Who the clients are to a method: their ranks and densities from the recipe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thinwire.config import FederationConfig, Recipe
-from thinwire.method import Client, Method
+from thinwire.config import FederationConfig
+from thinwire.method import Client
 from thinwire.settings import ConfigError, listed
 
 
@@ -30,29 +30,6 @@ def clients_of(config: FederationConfig, sizes: Mapping[str, int], largest: int)
         if client.rank is not None and not 1 <= client.rank <= largest:
             raise ConfigError(f"rank {client.rank} of client {client.name}: allowed is 1 to lora.rank = {largest}")
     return clients
-
-
-def check_together(recipe: Recipe, method: Method) -> None:
-    """Raises: ConfigError for settings that make no sense with the method, with the reason."""
-    config, name = recipe.federation, method.name
-    if (config.ranks or config.rank_of or config.capability) and not method.unequal_ranks:
-        raise ConfigError(f"federation.ranks: {name} needs the same rank everywhere; allowed with {_able('ranks')}")
-    if recipe.server.optimizer != "none":
-        reason = method.no_server_optimizer or ("" if method.federates else "nothing reaches a server")
-        if reason:
-            raise ConfigError(f"server.optimizer = {recipe.server.optimizer!r}: not with {name}: {reason}")
-    if recipe.train.keep_optimizer and method.no_kept_optimizer:
-        raise ConfigError(f"train.keep_optimizer = true: not with {name}: {method.no_kept_optimizer}")
-    if recipe.train.proximal and not method.federates:
-        raise ConfigError(f"train.proximal = {recipe.train.proximal}: not with {name}: it follows no global model")
-    if (config.densities or config.density_of) and not method.unequal_densities:
-        raise ConfigError(f"federation.densities: {name} has no density of its own; allowed with {_able('densities')}")
-
-
-def _able(what: str) -> str:
-    from thinwire.methods import METHODS
-
-    return ", ".join(sorted(name for name, method in METHODS.items() if getattr(method, f"unequal_{what}")))
 
 
 def _rank(config: FederationConfig, client: Client, capability: Callable[[Client], Any] | None) -> int | None:

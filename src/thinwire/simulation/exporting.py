@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire import peft_bridge
+from thinwire.compatibility import refuse
 from thinwire.config import RESNETS, Recipe
 from thinwire.data.classify import label_set
 from thinwire.models import load_base
@@ -26,8 +27,7 @@ def export_run(directory: RunDirectory, to: Path, rank: int | None = None, merge
     """
     recipe = directory.recipe()
     method = method_of(recipe)
-    if not method.federates:
-        raise ConfigError(f"{directory.path}: {method.name} has no global adapter; each client's is in its folder")
+    refuse(method, "one adapter", str(directory.path))
     if merged and recipe.model.name in RESNETS:
         name = recipe.model.name
         raise ConfigError(f"--merged: transformers has no {name} of this kind; allowed is the adapter alone")

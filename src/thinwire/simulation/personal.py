@@ -10,9 +10,10 @@ from typing import Any
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.evaluation import evaluate
-from thinwire.method import Client, Context, Method, Personal, Plan
+from thinwire.method import Client, Context, Method, Own, Plan
 from thinwire.randomness import derive, permutation
 from thinwire.simulation.figures import Judged
+from thinwire.simulation.reference import global_result
 from thinwire.simulation.rounds import Federation, result_of
 from thinwire.simulation.session import Session
 from thinwire.storage.directory import RunDirectory
@@ -31,9 +32,11 @@ class Found:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def has_personal(session: Session, method: Method) -> bool:
+def has_personal(session: Session, method: Method, state: State) -> bool:
     """Whether clients end with adapters besides the global ones."""
-    return method.federates and (type(method).personal is not Method.personal or session.recipe.run.tune_steps > 0)
+    if global_result(method, state) is None:
+        return False
+    return method.personal is not None or session.recipe.run.tune_steps > 0
 
 
 def judge_personal(
@@ -53,15 +56,15 @@ def judge_personal(
 
 def own_adapters(
     session: Session, federation: Federation, state: State, client: Client
-) -> Iterator[tuple[str, Personal]]:
+) -> Iterator[tuple[str, Own]]:
     """By column: the method's, for a client that took part, and the global adapter tuned locally, if asked for."""
     view, memory = state.server.adapters, state.clients[client.name].memory
-    if memory:
+    if memory and federation.method.personal:
         score = partial(loss_on_some, session, federation, client)
-        yield from federation.method.personal(view, memory, score).items()
+        yield from federation.method.personal.ends(view, memory, score).items()
     if steps := session.recipe.run.tune_steps:
         whole = result_of(federation.method, state)
-        yield TUNED, Personal(tuned(session, federation, whole, client, state.round, steps))
+        yield TUNED, Own(tuned(session, federation, whole, client, state.round, steps))
 
 
 def loss_on_some(session: Session, federation: Federation, client: Client, adapters: Adapters, count: int) -> float:

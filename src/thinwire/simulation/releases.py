@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from thinwire.config import FederationConfig, Recipe, TrainConfig
-from thinwire.method import Context, Method
+from thinwire.compatibility import check_no_memory
+from thinwire.config import Recipe, TrainConfig
+from thinwire.method import Context
 from thinwire.privacy.accountant import REPLACE
 from thinwire.privacy.ledger import Ledger, Release, ledger_of
-from thinwire.settings import ConfigError
 from thinwire.simulation.rounds import Federation, expected_count, joined, taking_part
 from thinwire.training.trainer import step_examples, steps_of
 
@@ -80,41 +80,3 @@ def resolved(recipe: Recipe, federation: Federation) -> Recipe:
         config = replace(config, noise_multiplier=ledger.noise.multiplier, epsilon=None, budget=ledger.budget)
     ledger.check_first(*(release for release in planned if release.round == 0))
     return replace(recipe, privacy=config)
-
-
-def check_privacy(recipe: Recipe, method: Method) -> None:
-    """Raises: ConfigError for privacy that makes no sense with the method, with the reason."""
-    config = recipe.privacy
-    if config.level == "client" and not method.federates:
-        raise ConfigError(f"privacy.level = 'client': not with {method.name}: nothing travels; allowed is example")
-    if config.central:
-        check_central(method)
-
-
-def check_central(method: Method) -> None:
-    """Raises: ConfigError where the method's change at the server is no sum that noise could cover."""
-    merged = "what it broadcasts are the uploads themselves, side by side" if method.merges else ""
-    if reason := method.no_central_noise or merged:
-        raise ConfigError(f"privacy.noise = 'central': not with {method.name}: {reason}; allowed is local")
-
-
-def draws_sets(config: FederationConfig) -> bool:
-    """Whether a round may draw a set of fixed size, however many clients there will be."""
-    return config.sampling == "fixed" and config.clients_per_round is not None
-
-
-def check_no_memory(method: Method, keep_optimizer: bool = False) -> None:
-    """What a client keeps depends on the rounds it was drawn in; a sample of fixed size does not hide these.
-
-    Raises: ConfigError if clients keep anything between rounds.
-    """
-    keeps = {
-        "error feedback": bool(method.feedback),
-        "a memory of the method": type(method).remember is not Method.remember,
-        "train.keep_optimizer": keep_optimizer,
-    }
-    if found := [what for what, kept in keeps.items() if kept]:
-        raise ConfigError(
-            f"federation.sampling = 'fixed': with privacy.noise = central, clients must keep nothing between rounds, "
-            f"and they keep {found[0]}; allowed is federation.sampling = poisson, or all clients in every round"
-        )

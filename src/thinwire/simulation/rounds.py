@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from thinwire.adapters import Adapters, same
+from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.config import FederationConfig
 from thinwire.data import Example
@@ -16,8 +16,8 @@ from thinwire.engine import (
     Server,
     Upload,
     aggregate,
+    exchange_of,
     message,
-    receive,
     refuse_non_finite,
     send,
 )
@@ -93,7 +93,7 @@ def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> 
         state,
         round=ctx.round + 1,
         server=server,
-        held=next(iter(held.values()), state.held) if not federation.method.sends_states else state.held,
+        held=exchange_of(federation.method).shared(held) or state.held,
         held_version=state.server.version if held else state.held_version,
         clients=state.clients.put(states),
         totals=add_totals(state.totals, sendings, delivered, state.server.version, seconds),
@@ -102,7 +102,7 @@ def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> 
 
 def result_of(method: Method, state: State) -> Adapters:
     """What the server's adapters are judged and exported as: what the next download would hold, where that is less."""
-    return method.result(state.server.adapters, Context(state.round, state.server.run))
+    return method.exchange.result(state.server.adapters, Context(state.round, state.server.run))
 
 
 def taking_part(federation: Federation, number: int) -> list[Client]:
@@ -132,8 +132,6 @@ def expected_count(federation: Federation, number: int) -> int:
 
 def messages_for(federation: Federation, state: State, client: Client) -> list[bytes]:
     """What brings a client to the server's version."""
-    if not federation.method.federates:
-        return []
     ctx = Context(state.round, federation.seed)
     return message(federation.method, state.server, client, state.clients.version(client.name), ctx)
 
@@ -146,7 +144,7 @@ def last_deliveries(federation: Federation, state: State) -> list[int]:
         version = state.clients.version(client.name)
         if version is None:
             continue
-        alike = (client.rank, client.density) if federation.method.sends_states else version
+        alike = exchange_of(federation.method).alike(client, version)
         if alike not in sizes:
             sizes[alike] = sum(map(len, messages_for(federation, state, client)))
         found.append(sizes[alike])
@@ -156,25 +154,9 @@ def last_deliveries(federation: Federation, state: State) -> list[int]:
 def received(
     federation: Federation, state: State, clients: Sequence[Client], messages: Mapping[str, Sequence[bytes]]
 ) -> dict[str, Adapters]:
-    """What each client holds after its messages, as it decodes them.
-
-    Where changes are broadcast all hold the server's adapters, so they are decoded once, for one who missed nothing.
-    """
-    method, server = federation.method, state.server
-    if not method.federates:
-        return {client.name: server.adapters for client in clients}
-    if method.sends_states:
-        return {c.name: receive(method, c, server.start, None, messages[c.name], *seeded(server))[0] for c in clients}
-    anyone = federation.clients[0]
-    blobs = message(method, server, anyone, state.held_version, Context(state.round, federation.seed))
-    held, _ = receive(method, anyone, state.held, state.held_version, blobs, *seeded(server))
-    assert same(held, server.adapters), "client and server hold different adapters"
-    return {client.name: held for client in clients}
-
-
-def seeded(server: Server) -> tuple[Adapters, int]:
-    """What the seed gives on all sides, and the run."""
-    return server.start, server.run
+    """What each client holds after its messages, as it decodes them."""
+    last = state.held, state.held_version
+    return exchange_of(federation.method).received(federation.method, state.server, clients, messages, last)
 
 
 def drops_out(federation: Federation, client: Client, ctx: Context) -> bool:
@@ -192,10 +174,11 @@ def train(
     """What each client present trained, with its plan, and what it trained for itself."""
     jobs: dict[tuple[str, str], Job] = {}
     for client in present:
-        asked = held[client.name], client, states[client.name].memory, ctx
-        own = federation.method.own_plan(*asked)
+        method, view, memory = federation.method, held[client.name], states[client.name].memory
+        plan = replace(method.plan(view, client, memory, ctx), length=method.length(ctx))
+        own = method.personal.start(view, memory, ctx) if method.personal else None
         shared = Job(
-            plan=federation.method.plan(*asked),
+            plan=plan,
             examples=federation.examples[client.name],
             seed=derive(federation.seed, "train", client.name),
             round=ctx.round,
@@ -204,9 +187,8 @@ def train(
         )
         jobs[client.name, "shared"] = shared
         if own is not None:
-            jobs[client.name, "own"] = replace(
-                shared, plan=own, seed=derive(federation.seed, "train", client.name, "own"), optimizer=None
-            )
+            seed = derive(federation.seed, "train", client.name, "own")
+            jobs[client.name, "own"] = replace(shared, plan=replace(plan, start=own), seed=seed, optimizer=None)
     done = dict(zip(jobs, federation.train(list(jobs.values())), strict=True))
     return {
         client.name: (jobs[client.name, "shared"].plan, done[client.name, "shared"], done.get((client.name, "own")))
@@ -247,11 +229,12 @@ def collect(
     """The server after the uploads, and those it refused. Raises: Diverged."""
     noise, cohort = federation.noise_on("sum"), expected_count(federation, ctx.round)
     noised = Sum(noise, cohort) if noise and cohort else None
-    if not federation.method.federates or not (sendings or noised):
+    offered = {name: sending.blob for name, sending in sendings.items() if sending.blob}
+    if not (offered or noised):
         return server, {}
     weights = {c.name: float(c.examples) if federation.config.weights == "examples" else 1.0 for c in present}
     ranks = {client.name: client.rank for client in present}
-    uploads = [Upload(name, weights[name], sending.blob, ranks[name]) for name, sending in sendings.items()]
+    uploads = [Upload(name, weights[name], blob, ranks[name]) for name, blob in offered.items()]
     try:
         server, outcome = aggregate(federation.method, server, uploads, ctx, federation.server, noised)
     except ValueError as error:

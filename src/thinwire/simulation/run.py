@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from thinwire import peft_bridge
-from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.config import Recipe
 from thinwire.data.encode import skipped_words
@@ -24,8 +23,9 @@ from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError, listed
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
+from thinwire.simulation.reference import GLOBAL, alone, final_adapters, global_result
 from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
-from thinwire.simulation.rounds import Federation, Line, last_deliveries, play, result_of
+from thinwire.simulation.rounds import Federation, Line, last_deliveries, play
 from thinwire.simulation.session import Session, method_of, open_session
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory, write_json
@@ -69,7 +69,7 @@ def run(
         before = checkpoint.identity(directory.checkpoints)
         for text in check_same(before, session.identity, accepted, str(directory.path)):
             watcher.warn(text)
-    if method.federates and recipe.run.references is None and not session.references:
+    if alone(method, {}) is None and recipe.run.references is None and not session.references:
         watcher.warn(f"{len(session.clients)} clients are not also trained alone; run.references = true would do it")
     session.federation(method)  # names a client that does not exist before anything is written
     if not resume:
@@ -81,12 +81,12 @@ def run(
         with span("eval"):
             before = session.judge(session.initial, session.tests, tell=watcher.scored)
         state, finals = play_all(session, method, directory, watcher)
-        alone = alone_judged(session, state.round, method, directory, watcher, finals)
+        specialists = alone_judged(session, state.round, method, directory, watcher, finals)
         own = Found()
-        if has_personal(session, method):
+        if has_personal(session, method, state):
             watcher.scoring("scoring each client's own adapters", None)
             own = judge_personal(session, method, state, directory, watcher.scored)
-    found = figures(session.tests, before, finals, alone, session.whole, own.judged)
+    found = figures(session.tests, before, finals, specialists, session.whole, own.judged)
     write_json(directory.path / "clients.json", with_figures(client_rows(found, session.metrics), own.figures))
     summary = summarise(session, method, state, found)
     summary["seconds"]["eval"] += seconds["eval"]
@@ -121,14 +121,13 @@ def play_all(
         directory.append(lines + more)
         state = checkpoint.save(state, directory.checkpoints, session.identity)
         watcher.round(state)
-    alone = method.federates or len(state.clients) == 1
     judged: dict[str, Judged] = {}
     for owner, adapters in final_adapters(method, state):
-        whose = None if alone or session.whole else owner
-        watcher.scoring("scoring" if alone else f"scoring {owner}", session.tests.count(whose))
+        whose = None if owner == GLOBAL or session.whole else owner
+        watcher.scoring("scoring" if owner == GLOBAL else f"scoring {owner}", session.tests.count(whose))
         with span("eval"):
             judged[owner] = session.judge(adapters, session.tests, whose, watcher.scored)
-        place = directory.adapter if alone else directory.adapter_of(owner)
+        place = directory.adapter if owner == GLOBAL else directory.adapter_of(owner)
         peft_bridge.export(session.model, adapters, place, session.recipe.run.export_rank)
     return state, judged
 
@@ -159,10 +158,10 @@ def first_state(session: Session, federation: Federation, directory: RunDirector
 def monitored(session: Session, method: Method, state: State, directory: RunDirectory) -> tuple[State, list[Line]]:
     """After every `run.evaluate_every` rounds: the validation loss as a line, and the best round's adapter kept."""
     every = session.recipe.run.evaluate_every
-    if not every or not method.federates or state.round % every:
+    adapters = global_result(method, state)
+    if not every or adapters is None or state.round % every:
         return state, []
     began = time.perf_counter()
-    adapters = result_of(method, state)
     judged = session.judge(adapters, session.monitor)
     scores = {domain: outcomes.scores() for domain, outcomes in judged.items()}
     loss = sum(score.loss for score in scores.values()) / len(scores)
@@ -184,21 +183,6 @@ def monitored(session: Session, method: Method, state: State, directory: RunDire
     return replace(state, totals=replace(totals, seconds=seconds)), [line]
 
 
-def final_adapters(method: Method, state: State) -> Iterator[tuple[str, Adapters]]:
-    """Who ends with which adapters, one after another: "global", unless several clients keep their own."""
-    if method.federates:
-        yield "global", result_of(method, state)
-        return
-    for name, client in state.clients.items():
-        own = method.personal(state.held, client.memory, unscored)
-        yield name if len(state.clients) > 1 else "global", own["personal"].adapters
-
-
-def unscored(adapters: Adapters, count: int) -> float:
-    """Where nothing is chosen by its loss."""
-    return 0.0
-
-
 def alone_judged(
     session: Session,
     rounds: int,
@@ -211,9 +195,9 @@ def alone_judged(
 
     Without privacy: nobody has to hide anything from himself.
     """
-    if not method.federates and not method.pooled:
-        return finals
-    if not session.references or method.pooled:
+    if (known := alone(method, finals)) is not None:
+        return known
+    if not session.references:
         return {}
     directory.alone.path.mkdir(exist_ok=True)
     local = create("local")
@@ -269,9 +253,10 @@ def summarise(session: Session, method: Method, state: State, found: Figures) ->
 
 def exported(session: Session, method: Method, state: State) -> dict[str, Any] | None:
     """The exported adapter's largest rank, and its error where that was limited; None if nothing global is exported."""
-    if not method.federates:
+    adapters = global_result(method, state)
+    if adapters is None:
         return None
-    sites, error = one_adapter(result_of(method, state), session.recipe.run.export_rank)
+    sites, error = one_adapter(adapters, session.recipe.run.export_rank)
     return {"rank": max((site.rank for site in sites.values()), default=0), "relative_error": error}
 
 

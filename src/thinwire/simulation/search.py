@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.config import Recipe, SearchConfig
-from thinwire.methods import METHODS
+from thinwire.methods import kind_of
 from thinwire.settings import ConfigError
 from thinwire.simulation.rounds import RunStopped
 from thinwire.storage.directory import RunDirectory, write_json
@@ -156,10 +156,11 @@ def check(recipe: Recipe) -> None:
     for field, values in (("ranks", config.ranks), ("densities", config.densities)):
         if not values or list(values) != sorted(set(values)):
             raise ConfigError(f"search.{field} = {list(values)!r}: allowed are some numbers, each larger than the last")
-    known = {spec.name for spec in dataclasses.fields(METHODS[name])} if name in METHODS else set()
+    known = {spec.name for spec in dataclasses.fields(kind_of(name)) if spec.metadata}
     for field in config.fields:
         if field not in known:
-            raise ConfigError(f"search.fields: {name} has no field {field}; allowed are {', '.join(sorted(known))}")
+            others = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"search.fields: {name} has no field {field}; allowed are {others}")
     federation = recipe.federation
     if federation.ranks or federation.rank_of or federation.capability or federation.densities or federation.density_of:
         raise ConfigError("search: allowed with the same rank and density for all clients only")

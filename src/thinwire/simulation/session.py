@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
-from thinwire.config import FEW, FederationConfig, Recipe
+from thinwire.compatibility import check_together
+from thinwire.config import FEW, Recipe
 from thinwire.data import Example
 from thinwire.data.divide import HELD_OUT
 from thinwire.data.encode import encode_all
@@ -26,14 +27,12 @@ from thinwire.models import Base, load_base
 from thinwire.models.heads import Head
 from thinwire.privacy.noise import noise_of
 from thinwire.settings import ConfigError
-from thinwire.simulation.clients import check_together, clients_of
+from thinwire.simulation.clients import clients_of
 from thinwire.simulation.figures import CLASSIFIED, WRITTEN, HeldOut
-from thinwire.simulation.releases import check_privacy
+from thinwire.simulation.reference import shares
 from thinwire.simulation.rounds import Federation
 from thinwire.training import Trainer
 from thinwire.training.shares import local_device
-
-EVERYONE = "everyone"
 
 
 @dataclass(frozen=True)
@@ -64,19 +63,15 @@ class Session:
     def federation(self, method: Method) -> Federation:
         """The clients as this method sees them: each by itself, or pooled into one."""
         recipe = self.recipe
-        examples = dict(self.clients)
-        config = recipe.federation
-        if method.pooled:
-            owner = EVERYONE if len(examples) > 1 else next(iter(examples))
-            examples = {owner: [example for name in examples for example in examples[name]]}
-            config = FederationConfig(rounds=config.rounds)
-        clients = clients_of(config, {name: len(own) for name, own in examples.items()}, recipe.lora.rank)
+        share = shares(method, self.clients, recipe.federation)
+        sizes = {name: len(own) for name, own in share.examples.items()}
+        clients = clients_of(share.config, sizes, recipe.lora.rank)
         noise = noise_of(recipe.privacy, recipe.run.seed if self.secret is None else self.secret)
         gradient = noise if noise and noise.place == "gradient" else None
         trainer = Trainer(self.base, self.model, recipe.train, recipe.federation.rounds, gradient)
-        together = (recipe.federation.clients_per_round or len(self.clients)) if method.pooled else 1
-        seed = recipe.run.seed
-        return Federation(method, config, clients, examples, trainer.train, seed, together, recipe.server, noise)
+        seed, train = recipe.run.seed, trainer.train
+        rest = recipe.server, noise
+        return Federation(method, share.config, clients, share.examples, train, seed, share.steps_factor, *rest)
 
     @property
     def records(self) -> Identity:
@@ -136,9 +131,9 @@ class Session:
 
 def method_of(recipe: Recipe) -> Method:
     """The method that a recipe names, with its fields. Raises: ConfigError."""
-    method = create(recipe.method["name"], {key: value for key, value in recipe.method.items() if key != "name"})
-    check_together(recipe, method)
-    check_privacy(recipe, method)
+    fields = {key: value for key, value in recipe.method.items() if key != "name"}
+    method = create(recipe.method["name"], fields, asdict(recipe.values))
+    check_together(method, recipe.federation, recipe.server, recipe.privacy, recipe.train)
     return method
 
 
