@@ -105,7 +105,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     recipe_options(run)
-    run.add_argument("--method", metavar="NAME", help="short for --set method.name=NAME")
+    run.add_argument("--method", metavar="NAME", help="short for --set method.name=NAME; also FILE.py:CLASS")
     run.add_argument("--rounds", type=int, metavar="N", help="short for --set federation.rounds=N; more on --resume")
     run.add_argument("--seed", type=int, metavar="N", help="short for --set run.seed=N")
     run.add_argument("--output", metavar="DIR", help="short for --set run.output=DIR")
@@ -188,6 +188,7 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
         from thinwire.identity import accepted_kinds
         from thinwire.simulation import run as simulation
         from thinwire.simulation.rounds import RunStopped
+        from thinwire.simulation.session import method_of
         from thinwire.storage.checkpoint import CheckpointError
         from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
@@ -197,7 +198,7 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
         recipe = simulation.checked(simulation.longer(directory.recipe(), options.rounds))
     else:
         recipe = simulation.checked(new)
-        name = f"{recipe.method['name']}-seed{recipe.run.seed}"
+        name = f"{method_of(recipe).name}-seed{recipe.run.seed}"
         directory = RunDirectory(Path(recipe.run.output) if recipe.run.output else free_directory(name))
     try:
         if new is None:
@@ -297,10 +298,11 @@ def search_recipe(options: argparse.Namespace) -> int:
         from thinwire.report.search import picture, print_search
         from thinwire.simulation import run as simulation
         from thinwire.simulation.search import Measured, Point, search
+        from thinwire.simulation.session import method_of
         from thinwire.storage.directory import RunDirectory, as_json
 
     recipe = simulation.checked(recipe)
-    folder = options.to or Path("runs") / f"search-{recipe.method['name']}-seed{recipe.run.seed}"
+    folder = options.to or Path("runs") / f"search-{method_of(recipe).name}-seed{recipe.run.seed}"
 
     def play(at: Recipe, directory: RunDirectory, resume: bool) -> dict[str, Any]:
         with watch(directory.path, quiet=options.json) as watcher:

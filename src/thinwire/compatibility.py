@@ -14,9 +14,10 @@ from thinwire.config import FederationConfig, TrainConfig, check_sections
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context, Method
 from thinwire.methods import METHODS
+from thinwire.parts import ASKED
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.server_optimizer import PLAIN, ServerConfig
-from thinwire.settings import ConfigError
+from thinwire.settings import ConfigError, unknown
 
 MERGING = {
     "central noise": "what it broadcasts are the uploads themselves, side by side",
@@ -118,9 +119,13 @@ def refuse(method: Method, wanted: str, words: str) -> None:
 
 
 def reasons(method: Method) -> Mapping[str, str]:
-    """What the method's parts cannot be combined with (keys of `ASKED`), and why."""
+    """What the method's parts cannot be combined with, and why. Raises: ConfigError for a key beside `ASKED`."""
     merging = MERGING if method.rule.merges else {}
-    return {**merging, **method.exchange.cannot, **method.rule.cannot}
+    found = {**merging, **method.exchange.cannot, **method.rule.cannot}
+    for wanted in found:
+        if wanted not in ASKED:
+            raise unknown(f"method {method.name}: cannot {wanted!r}", wanted, ASKED)
+    return found
 
 
 def takes_ranks(method: Method) -> bool:

@@ -14,7 +14,9 @@ from thinwire.config import DataConfig, Recipe
 from thinwire.data.load import Dataset
 from thinwire.data.templates import write
 from thinwire.data.values import Record
+from thinwire.methods import shipped
 from thinwire.models import Base
+from thinwire.own_methods import source_of
 from thinwire.settings import ConfigError, listed
 
 Identity = Mapping[str, Any]
@@ -70,9 +72,16 @@ def of_data(dataset: Dataset) -> dict[str, Any]:
 def of_recipe(recipe: Recipe) -> dict[str, Any]:
     """The settings that decide what is computed, by their full name, and the version of thinwire."""
     found = of_settings(asdict(recipe))
+    found["recipe"] |= {f"{kind}.code": value for kind, value in code_of(recipe.method["name"]).items()}
     if recipe.train.schedule != "constant":
         found["recipe"]["train.horizon"] = recipe.train.horizon or recipe.federation.rounds
     return found
+
+
+def code_of(name: str) -> dict[str, str]:
+    """The hash of the code of a method of one's own; nothing for those that thinwire has. Raises: ConfigError."""
+    source = None if shipped(name) else source_of(name)
+    return {"method": source.sha256} if source else {}
 
 
 def of_settings(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,8 +126,9 @@ def differences(before: Identity, now: Identity) -> dict[str, list[str]]:
             if changed:
                 put("data", f"{words} {listed(changed)}")
     if "recipe" in known:
+        unsaid = of_settings(asdict(Recipe()))["recipe"]  # a setting that the other version did not have
         for name in sorted(before["recipe"].keys() | now["recipe"].keys()):
-            was, value = before["recipe"].get(name), now["recipe"].get(name)
+            was, value = (side["recipe"].get(name, unsaid.get(name)) for side in (before, now))
             if was != value:
                 put("fixed" if name.startswith(FIXED) else "recipe", f"{name} ({was!r} before, {value!r} now)")
     if "thinwire" in known and before["thinwire"] != now["thinwire"]:

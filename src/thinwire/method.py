@@ -32,7 +32,7 @@ from thinwire.parts import (
     weighted_sum,
 )
 from thinwire.server_optimizer import PLAIN, ServerConfig
-from thinwire.settings import ConfigError, check, setting
+from thinwire.settings import APART, ConfigError, check, setting
 from thinwire.values import ValuesConfig
 
 __all__ = [
@@ -76,10 +76,10 @@ class Method:
     """FedIT's neutral parts; a method overrides what its paper changes. Fields are checked on creation."""
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    paper: ClassVar[str]
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
 
-    values: ValuesConfig = field(default=ValuesConfig())
+    values: ValuesConfig = field(default=ValuesConfig(), metadata={APART: True})
     """How values travel; a recipe says it for every method alike, in [values]."""
 
     def __post_init__(self) -> None:

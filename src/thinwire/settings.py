@@ -13,6 +13,9 @@ from typing import Any, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 
+APART = "apart"
+"""In the metadata of a field that `build` does not fill: a section of its own says it."""
+
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the text names field, value and what is allowed."""
@@ -61,7 +64,8 @@ def check(instance: Any, where: str = "") -> None:
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """An instance of dataclass `cls`. Raises: ConfigError for an unknown key (with the nearest one) or a bad value."""
-    known = {spec.name: spec for spec in dataclasses.fields(cls) if spec.metadata}  # type: ignore[arg-type]
+    specs = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = {spec.name: spec for spec in specs if APART not in spec.metadata}
     for key in values:
         if key not in known:
             raise unknown(f"{where}.{key}" if where else key, key, known)
@@ -79,7 +83,7 @@ def unknown(name: str, key: str, known: Iterable[str]) -> ConfigError:
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
-    return ConfigError(f"{name} is unknown{hint} Allowed: {listed(known)}")
+    return ConfigError(f"{name} is unknown{hint} Allowed: {listed(known) or 'none'}")
 
 
 def listed(names: Iterable[str], most: int = 30, between: str = ", ") -> str:

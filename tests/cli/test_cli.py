@@ -16,6 +16,7 @@ from thinwire import __version__
 from thinwire.cli import main, parser
 from thinwire.methods import METHODS, REFERENCES, create
 from thinwire.presets import PRESETS
+from thinwire.settings import APART
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(package.__file__).parents[1])}
 HEAVY = ("torch", "transformers", "peft", "rich", "numpy", "matplotlib", "datasets", "safetensors")
@@ -74,7 +75,7 @@ def test_methods_for_programs(capsys):
         assert (entry["title"], entry["paper"]) == (method.title, method.paper)
         assert entry["summary"]
         for settings, shown in ((method, entry["fields"]), (method.values, entry["values"])):
-            known = [spec for spec in dataclasses.fields(settings) if spec.metadata]
+            known = [spec for spec in dataclasses.fields(settings) if APART not in spec.metadata]
             assert [field["name"] for field in shown] == [spec.name for spec in known]
             for field, spec in zip(shown, known, strict=True):
                 assert field["default"] == getattr(settings, spec.name)
@@ -91,7 +92,7 @@ def test_methods_for_people(capsys, monkeypatch):
     for name, method in {**METHODS, **REFERENCES}.items():
         assert name in shown
         assert method.paper in shown
-        assert all(spec.name in shown for spec in dataclasses.fields(method) if spec.metadata)
+        assert all(spec.name in shown for spec in dataclasses.fields(method) if APART not in spec.metadata)
     assert all(name in shown for name in (*PRESETS, "bits_up", "scale_per"))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests import own_method
 from tests.federation.conftest import NAMES, local, run
 from tests.simulation.conftest import perform
 from thinwire.compatibility import takes_ranks
@@ -82,3 +85,22 @@ def same_end(recipe, sites, folder):
     assert summary["bytes_down"] >= straight.summary["bytes_down"]
     assert states or summary["bytes_down"] == straight.summary["bytes_down"]
     assert all("counted" in text for text in told), told
+
+
+def test_a_method_of_one_s_own_runs_where_the_owner_allows_it(recipe, sites, tmp_path):
+    """The server has its file, each site its own copy; one has another one, one allows none."""
+    code = Path(own_method.__file__).read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(code)
+    for name, text in {"alpha": code, "beta": code + "# a change\n", "gamma": code}.items():
+        (sites[name] / "mine.py").write_text(text)
+        allowed = hashlib.sha256(text.encode()).hexdigest()
+        if name != "gamma":
+            path = sites[name] / "site.toml"
+            path.write_text(path.read_text() + f'[methods]\n"mine.py:OnlyB" = "{allowed}"\n')
+    method = {"name": f"{tmp_path / 'mine.py'}:OnlyB"}
+    wanted = recipe(method=method, federation={"rounds": 1}, run=QUICK, train=PLAIN)
+    summary, told, _ = run(wanted, tmp_path / "run", local(sites), quorum=1)
+    assert summary["method"] == "only-b"
+    assert any("site 'beta'" in text and "it differs in the method's code" in text for text in told), told
+    assert any("site 'gamma'" in text and "code that this site does not allow" in text for text in told), told
+    assert any("counted" in text for text in told), told

@@ -71,7 +71,7 @@ def test_an_official_round_follows_the_dense_formulas(name, number):
     part = "a" if number % 2 == 0 else "b"
     for site, before in state.server.adapters.sites.items():
         changes = [(leaves[site, "a"].dense(), leaves[site, "b"].dense()) for leaves, _ in sent.values()]
-        want = dense.update(before, changes, [1 / 3] * 3, part, svd=name == "fedsrd")
+        want = dense.update(before, changes, [1 / 3] * 3, part, svd=name == "fedsrd-official")
         leaf = broadcast[site, part]
         assert isinstance(leaf.positions, Seeded)
         assert leaf.positions.density == pytest.approx(0.2)

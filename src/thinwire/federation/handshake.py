@@ -16,6 +16,7 @@ WORDS = {
     "tokenizer": "the tokenizer",
     "template": "the template",
     "start": "the adapter that the seed gives",
+    "method": "the method's code",
 }
 """What must agree, in words."""
 

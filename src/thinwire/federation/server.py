@@ -14,7 +14,7 @@ from thinwire.federation.coordinator import Coordinator, opened
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
 from thinwire.federation.setup import Setup
-from thinwire.identity import of_base, of_recipe
+from thinwire.identity import code_of, of_base, of_recipe
 from thinwire.method import Method
 from thinwire.models import load_base
 from thinwire.models.heads import Head
@@ -62,7 +62,7 @@ def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callab
         directory=directory,
         export=partial(peft_bridge.export, model),
         rules=rules,
-        identity=identity(session),
+        identity={**identity(session), **code_of(recipe.method["name"])},
         fingerprints={**of_base(base, recipe.data), "classes": list(labels), **of_recipe(recipe)},
         hello=asdict(recipe),
         evaluate_every=recipe.run.evaluate_every,

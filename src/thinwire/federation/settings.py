@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from thinwire.settings import ConfigError, build, setting, unknown
 FILE = "site.toml"
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A name that may become a folder's."""
+HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,13 @@ class Site:
     limits: SiteLimits = field(default_factory=SiteLimits)
     privacy: SitePrivacy = field(default_factory=SitePrivacy)
     trainer: SiteTrainer = field(default_factory=SiteTrainer)
+    methods: Mapping[str, str] = field(default_factory=dict)
 
     def recipe(self, server: Recipe) -> Recipe:
-        """The server's recipe with this site's data, base and device: the server can name no file or code here.
+        """The server's recipe with this site's data, base and device: the server can name no file here, and no code
+        but what the site's owner allows.
 
-        Raises: ConfigError if it promises less privacy than this site asks for.
+        Raises: ConfigError if it promises less privacy than this site asks for, or needs code that it does not allow.
         """
         return dataclasses.replace(
             server,
@@ -131,6 +135,7 @@ class Site:
             ),
             federation=FederationConfig(rounds=server.federation.rounds),
             privacy=self.privacy.within(server.privacy),
+            method={**server.method, "name": self.allowed(server.method["name"])},
             run=dataclasses.replace(
                 server.run,
                 device=self.trainer.device,
@@ -138,6 +143,27 @@ class Site:
                 output=None,
             ),
         )
+
+    def allowed(self, name: str) -> str:
+        """A method's name as it is found here: thinwire's own, or code that `methods` allows. Raises: ConfigError."""
+        from thinwire.methods import shipped
+        from thinwire.own_methods import label_of, source_of
+
+        if shipped(name):
+            return name
+        label = label_of(name)
+        if label not in self.methods:
+            raise ConfigError(f"method.name = {name!r}: code that this site does not allow: its {FILE} must name it")
+        here = str(self.folder / label) if ".py:" in label else label
+        source = source_of(here)
+        if source is None:
+            raise ConfigError(f"method.name = {name!r}: it is not installed at this site")
+        if source.sha256 != self.methods[label].lower():
+            raise ConfigError(
+                f"method.name = {name!r}: the code at this site has SHA-256 {source.sha256}, "
+                f"and its {FILE} allows {self.methods[label]} only"
+            )
+        return here
 
 
 SECTIONS: dict[str, type] = {
@@ -153,6 +179,7 @@ def load_site(folder: Path) -> Site:
     """The settings in `folder/site.toml`; a relative path in them starts at the folder. Raises: ConfigError."""
     values = read_toml(folder / FILE)
     name, federation = values.pop("name", None), values.pop("federation", "federation")
+    methods = methods_of(folder / FILE, values.pop("methods", {}))
     for key, value in (("name", name), ("federation", federation)):
         if not isinstance(value, str) or not WORD.fullmatch(value):
             raise ConfigError(
@@ -160,15 +187,25 @@ def load_site(folder: Path) -> Site:
             )
     for key, value in values.items():
         if key not in SECTIONS:
-            raise unknown(f"{folder / FILE}: section [{key}]", key, SECTIONS)
+            raise unknown(f"{folder / FILE}: section [{key}]", key, {*SECTIONS, "methods"})
         if not isinstance(value, dict):
             raise ConfigError(f"{folder / FILE}: {key} = {value!r}: allowed is a table, [{key}]")
     sections: dict[str, Any] = {key: build(cls, values.get(key, {}), key) for key, cls in SECTIONS.items()}
-    site = Site(folder.resolve(), name, federation, **sections)
+    site = Site(folder.resolve(), name, federation, **sections, methods=methods)
     data = dataclasses.replace(site.data, source=_found(site.folder, site.data.source))
     return dataclasses.replace(
         site, data=data, model=dataclasses.replace(site.model, name=_found(site.folder, site.model.name))
     )
+
+
+def methods_of(path: Path, values: Any) -> dict[str, str]:
+    """Methods that a site's owner allows: name -> SHA-256 of the file with the code. Raises: ConfigError."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: methods = {values!r}: allowed is a table, [methods]")
+    for name, value in values.items():
+        if not isinstance(value, str) or not HASH.fullmatch(value):
+            raise ConfigError(f'{path}: methods."{name}" = {value!r}: allowed is its SHA-256, 64 hex digits')
+    return values
 
 
 def _found(folder: Path, name: str) -> str:

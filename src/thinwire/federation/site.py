@@ -14,6 +14,7 @@ from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.settings import Site
 from thinwire.federation.store import Saved, Store, StoreError, store
 from thinwire.federation.visit import Visit
+from thinwire.identity import code_of
 from thinwire.method import Client, Context
 from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.privacy.noise import Noise
@@ -107,7 +108,8 @@ class Trainers:
     def hello(self, session: Session) -> dict[str, Any]:
         """What the site tells of itself."""
         count = len(examples_of(self.site, session))
-        return {**self.identities, "examples": count, "limits": vars(self.site.limits)}
+        code = code_of(session.recipe.method["name"])
+        return {**self.identities, **code, "examples": count, "limits": vars(self.site.limits)}
 
     def load(self, kept: Store, session: Session) -> Saved:
         """The run's state on this disk; a damaged one is told and replaced by that of a site which never joined."""

@@ -155,8 +155,7 @@ def new_run(options: argparse.Namespace, server: ServerFolder) -> RunDirectory:
     from thinwire.storage.directory import RunDirectory, free_directory
 
     recipe = checked(load_recipe(options.recipe or server.path / "recipe.toml", options.set))
-    method_across(recipe)
-    name = f"{recipe.method['name']}-seed{recipe.run.seed}"
+    name = f"{method_across(recipe).name}-seed{recipe.run.seed}"
     directory = RunDirectory(options.output or free_directory(name, server.path / "runs"))
     directory.begin(recipe)
     return directory
@@ -245,6 +244,7 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
     from thinwire.identity import accepted_kinds
     from thinwire.simulation.rounds import RunStopped
     from thinwire.simulation.run import checked, longer
+    from thinwire.simulation.session import method_of
     from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
     if new is None:
@@ -253,7 +253,7 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
         directory.write_recipe(recipe)
     else:
         recipe = checked(new)
-        name = f"{recipe.method['name']}-seed{recipe.run.seed}"
+        name = f"{method_of(recipe).name}-seed{recipe.run.seed}"
         directory = RunDirectory(Path(recipe.run.output) if recipe.run.output else free_directory(name))
         directory.check_free()
     try:

@@ -118,6 +118,9 @@ name = "embedded"          # or the folder of this site's copy of the recipe's b
 # level = "example"
 # budget = 8.0
 
+# [methods]                # code of methods that thinwire does not have: name, and SHA-256 of its file
+# "my_file.py:MyMethod" = "..."
+
 [trainer]
 idle = 900.0               # seconds without work after which the memory is given back
 device = "auto"

@@ -21,6 +21,7 @@ from thinwire.methods.flora import FLoRA
 from thinwire.methods.hetlora import HetLoRA
 from thinwire.methods.reference import Centralised, Local
 from thinwire.methods.rolora import RoLoRA
+from thinwire.own_methods import Source, installed, load, source_of
 from thinwire.presets import PRESETS
 from thinwire.settings import build, unknown
 from thinwire.values import ValuesConfig
@@ -40,7 +41,7 @@ def register(method: type[Method]) -> type[Method]:
 def create(
     name: str, fields: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
 ) -> Method:
-    """The method, preset or reference of that name with these fields and [values].
+    """The method of that name (a preset, a reference, or one's own, too) with these fields and [values].
 
     Raises: ConfigError for an unknown name or field, or a bad value.
     """
@@ -56,9 +57,25 @@ def kind_of(name: str) -> type[Method]:
     known = {**METHODS, **REFERENCES}
     if name in PRESETS:
         return named(name)
-    if name not in known:
-        raise unknown(f"method.name = {name!r}", name, {*known, *PRESETS})
-    return known[name]
+    if name in known:
+        return known[name]
+    if source := source_of(name):
+        return own(source)
+    raise unknown(f"method.name = {name!r}", name, {*known, *PRESETS, *installed()})
+
+
+def shipped(name: str) -> bool:
+    """Whether a name needs no code but what is here."""
+    return name in PRESETS or name in METHODS or name in REFERENCES
+
+
+def own(source: Source) -> type[Method]:
+    """The class of a method of one's own. Raises: ConfigError if it fails, or has another method's name."""
+    kind = load(source)
+    taken = {**METHODS, **REFERENCES, **dict.fromkeys(PRESETS)}
+    if taken.get(kind.name, kind) is not kind:
+        raise source.wrong(f"{source.attribute}.name = {kind.name!r} is another method's; allowed is a new one")
+    return kind
 
 
 @cache

@@ -10,16 +10,17 @@ from typing import Any
 from rich.table import Table
 
 from thinwire.methods import METHODS, REFERENCES, create
+from thinwire.own_methods import installed
 from thinwire.presets import PRESETS
 from thinwire.report.live import terminal
 from thinwire.report.travel import travels
-from thinwire.settings import allowed
+from thinwire.settings import APART, allowed
 from thinwire.values import ValuesConfig
 
 
 def describe() -> list[dict[str, Any]]:
     """Methods, presets and references: name, title, paper, what travels each way, and fields with default and range."""
-    return [entry(name) for name in (*METHODS, *PRESETS, *REFERENCES)]
+    return [entry(name) for name in (*METHODS, *PRESETS, *REFERENCES, *installed())]
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def settings_of(instance: Any) -> list[dict[str, Any]]:
             "meaning": spec.metadata["doc"],
         }
         for spec in dataclasses.fields(instance)
-        if spec.metadata
+        if APART not in spec.metadata
     ]
 
 

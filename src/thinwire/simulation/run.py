@@ -19,6 +19,7 @@ from thinwire.identity import check_same
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.models.merging import one_adapter
+from thinwire.own_methods import absolute
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.settings import ConfigError, listed
 from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
@@ -275,9 +276,11 @@ def longer(recipe: Recipe, rounds: int | None) -> Recipe:
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """The recipe with its method checked, and with the number of threads that a resumed run must use too.
+    """The recipe as a resumed run needs it, too: its method found from any folder, its number of threads fixed.
 
-    Raises: ConfigError.
+    Raises: ConfigError for a method that makes no sense.
     """
     method_of(recipe)
-    return replace(recipe, run=replace(recipe.run, threads=recipe.run.threads or torch.get_num_threads()))
+    method = {**recipe.method, "name": absolute(recipe.method["name"])}
+    threads = recipe.run.threads or torch.get_num_threads()
+    return replace(recipe, method=method, run=replace(recipe.run, threads=threads))

@@ -16,7 +16,7 @@ from typing import Any
 
 from thinwire.config import Recipe, SearchConfig
 from thinwire.methods import kind_of
-from thinwire.settings import ConfigError
+from thinwire.settings import APART, ConfigError
 from thinwire.simulation.rounds import RunStopped
 from thinwire.storage.directory import RunDirectory, write_json
 
@@ -156,7 +156,7 @@ def check(recipe: Recipe) -> None:
     for field, values in (("ranks", config.ranks), ("densities", config.densities)):
         if not values or list(values) != sorted(set(values)):
             raise ConfigError(f"search.{field} = {list(values)!r}: allowed are some numbers, each larger than the last")
-    known = {spec.name for spec in dataclasses.fields(kind_of(name)) if spec.metadata}
+    known = {spec.name for spec in dataclasses.fields(kind_of(name)) if APART not in spec.metadata}
     for field in config.fields:
         if field not in known:
             others = ", ".join(sorted(known)) or "none"
