@@ -73,24 +73,6 @@ def test_truncate_refuses(rank: int) -> None:
         lowrank.truncate(pair(9, 9, 5, 0), rank)
 
 
-def test_mean_of_factors() -> None:
-    x, y = pair(9, 8, 2, 0), pair(9, 8, 2, 1)
-    assert torch.equal(lowrank.mean([x, y], [0.25, 0.75]).b, 0.25 * x.b + 0.75 * y.b)
-    with pytest.raises(ValueError, match="scale"):
-        lowrank.mean([x, LowRank(y.b, y.a, 2.0)], [0.5, 0.5])
-
-
-def test_outside_is_what_projecting_loses() -> None:
-    x, b = pair(30, 20, 4, 0), pair(30, 20, 3, 1).b
-    b[:, 2] = b[:, 0]
-    left, _ = torch.linalg.qr(b[:, :2].double())
-    exact = dense(x) - left @ (left.T @ dense(x))
-    assert close(dense(lowrank.outside(x, b)), exact, 1e-12)
-    assert (b.double().T @ lowrank.outside(x, b).b).abs().max() < 1e-12
-    whole = lowrank.outside(x, torch.zeros_like(b))
-    assert torch.equal(dense(whole), dense(x))
-
-
 def test_project_on_a_factor() -> None:
     x, b, mean = pair(30, 20, 4, 0), pair(30, 20, 3, 1).b, pair(30, 20, 3, 2).a
     d = b.double() @ mean.double() + dense(x)
@@ -116,7 +98,6 @@ def test_sites_of_equal_shape_at_once(damping: float | None) -> None:
     assert close(together, torch.stack(apart).double(), 1e-5)
     for function in (lowrank.norm, lambda x: lowrank.inner(x, x), lambda x: dense(lowrank.truncate(x, 2))):
         assert close(function(many), torch.stack([function(one) for one in ones]), 1e-6)
-    assert close(lowrank.outside(many, many.b).b + 1, torch.ones(4, 30, 3).double(), 1e-12)
 
 
 @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0], [float("nan")], [float("inf")]])

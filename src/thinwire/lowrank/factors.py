@@ -47,15 +47,6 @@ def stack(terms: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
     return LowRank(torch.cat([term.b for term in terms], dim=-1), a)
 
 
-def mean(terms: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
-    """Factor by factor `(sum_k p_k B_k, sum_k p_k A_k)`: FedIT's biased mean. Raises: ValueError if scales differ."""
-    if len({term.scale for term in terms}) > 1:
-        raise ValueError("factors of different scale have no mean")
-    pairs = list(zip(terms, weights, strict=True))
-    b, a = (sum(weight * getattr(term, part) for term, weight in pairs) for part in ("b", "a"))
-    return replace(terms[0], b=b, a=a)
-
-
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """`x' y` in float64, block of rows by block of rows. Shapes: (..., N, m), (..., N, n) -> (..., m, n)."""
     blocks = [slice(start, start + BLOCK) for start in range(0, x.shape[-2], BLOCK)]
@@ -79,24 +70,6 @@ def norm(x: LowRank) -> Tensor:
     _, left = torch.linalg.qr(x.b.double(), mode="r")
     _, right = torch.linalg.qr(x.a.mT.double(), mode="r")
     return abs(x.scale) * torch.linalg.matrix_norm(left @ right.mT)
-
-
-def basis(b: Tensor) -> Tensor:
-    """Orthonormal columns (..., O, r) that span b's columns, float64; zeros in place of what RANK_TOLERANCE drops."""
-    left, core = torch.linalg.qr(b.double())
-    u, s, _ = torch.linalg.svd(core)
-    return left @ (u * (s > RANK_TOLERANCE * s[..., :1])[..., None, :])
-
-
-def outside(x: LowRank, b: Tensor) -> LowRank:
-    """`(I - P) x` with P the projection on the span of b's columns: what a solve on the fixed factor b loses; float64.
-
-    The projection is applied twice, so that what remains is orthogonal to b to the last bits.
-    """
-    q, rest = basis(b), x.b.double()
-    for _ in range(2):
-        rest = rest - q @ (q.mT @ rest)
-    return LowRank(rest, x.a.double(), x.scale)
 
 
 def split(x: LowRank, rank: int) -> tuple[LowRank, LowRank]:
