@@ -56,14 +56,29 @@ OWN: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 24},
     },
     "falcon_h1": {"mamba_d_ssm": 64},
+    "funnel": {"block_sizes": [1, 1]},
     "gemma3n_text": {"num_kv_shared_layers": 0, "laurel_rank": 8, "altup_num_inputs": 2, "intermediate_size": INNER},
     "gemma4": {"text_config": {"num_kv_shared_layers": 0}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 16, "linear_num_heads": 2},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lilt": {"hidden_size": 48},
     "longcat_flash": {"num_layers": 1},
+    "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
     "mamba2": {"num_heads": 4, "expand": 2},
+    "markuplm": {"xpath_unit_hidden_size": 8},
+    "mimo_v2_flash": {
+        "num_attention_heads": 8, "num_key_value_heads": 8,
+        "rope_parameters": {"full_attention": HALF, "sliding_attention": HALF},
+    },
+    "mistral4": {"head_dim": 16},
+    "perceiver": {"num_latents": 8, "d_latents": 32},
+    "qwen3_5": {"text_config": {"layer_types": ["linear_attention", "full_attention"]}},
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "reformer": {
         "is_decoder": True, "axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 8),
         "attn_layers": ["local", "local"], "local_attn_chunk_length": 8,
@@ -72,6 +87,9 @@ OWN: dict[str, dict[str, Any]] = {
         "enable_pronunciation": False, "enable_shape": False, "pronunciation_vocab_size": 8, "shape_vocab_size": 8,
         "pronunciation_embed_dim": 8, "shape_embed_dim": 8,
     },
+    "t5": {"decoder_start_token_id": 0},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": HYBRID, "layer_types": HYBRID},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": HYBRID, "layer_types": HYBRID, "mamba_ngroups": 1},
     "zaya": {"num_experts_per_tok": 1},
@@ -79,9 +97,13 @@ OWN: dict[str, dict[str, Any]] = {
 """Fields that an architecture has for itself, or that must fit one another."""
 
 
-def tiny_config(name: str) -> PretrainedConfig:
-    """The configuration of an architecture, by its model type, as small as it works, without dropout."""
-    return _shrunk(CONFIG_MAPPING[name], OWN.get(name, {}))
+def tiny_config(name: str, writes: bool = True) -> PretrainedConfig:
+    """The configuration of an architecture, by its model type, as small as it works, without dropout.
+
+    `writes`: an encoder that can be a decoder is one.
+    """
+    kind, own = CONFIG_MAPPING[name], OWN.get(name, {})
+    return _shrunk(kind, {"is_decoder": True} | own if writes and hasattr(kind(), "is_decoder") else own)
 
 
 def _shrunk(kind: type[PretrainedConfig], own: dict[str, Any]) -> PretrainedConfig:

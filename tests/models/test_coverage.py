@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import peft
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.models.architectures import tiny_config
+from tests.models.refusals import BROKEN, REFUSED, UNBUILT
 from tests.models.test_peft_bridge import logits, noisy
 from thinwire import peft_bridge
 from thinwire.adapters import same
@@ -109,3 +111,9 @@ def test_a_class_of_its_own_may_be_linear():
     network = nn.Sequential(Scaled(4, 3), nn.Linear(3, 1)).requires_grad_(False)
     model = peft_bridge.attach(Base(network, None, "own", torch.device("cpu")), LoraConfig(rank=2))
     assert peft_bridge.coverage(model) == "adapts 1 module (0); frozen: 1"
+
+
+def test_the_page_lists_what_the_matrix_cannot_run():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`([\w-]+)`", page.split("## Architectures\n", 1)[1].split("\n## ", 1)[0]))
+    assert {name for _, name in {**BROKEN, **REFUSED, **UNBUILT}} <= listed

@@ -33,6 +33,7 @@ from thinwire.simulation.reference import shares
 from thinwire.simulation.rounds import Federation
 from thinwire.training import Trainer
 from thinwire.training.shares import local_device
+from thinwire.training.trial import try_out
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def open_session(recipe: Recipe) -> Session:
     if base.longest is not None and config.max_length > base.longest:
         raise ConfigError(f"data.max_length = {config.max_length}: the model takes at most {base.longest} tokens")
     model = peft_bridge.attach(base, recipe.lora)
+    if config.task == "text":
+        try_out(base, model)
     start = peft_bridge.start(model, recipe.run.seed)
     initial = peft_bridge.load_adapter(model, recipe.model.adapter) if recipe.model.adapter else None
     found = encode_all(dataset, base.tokenizer, config, base.image_size)
