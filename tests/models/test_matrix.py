@@ -45,7 +45,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny("llama", tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.mark.parametrize(("task", "name"), [*CAUSAL, *CLASSIFIERS], ids="-".join)
+@pytest.mark.parametrize(("task", "name"), [pytest.param(*case, id="-".join(case)) for case in (*CAUSAL, *CLASSIFIERS)])
 def test_an_architecture(task, name, tmp_path, tokenizer):
     if (task, name) in UNBUILT:
         with pytest.raises(Exception, match=UNBUILT[task, name]):  # built now? take it off the list
