@@ -19,8 +19,9 @@ from thinwire.engine import ClientState
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Payload
+from thinwire.session.loaded import open_session
+from thinwire.simulation.federated import federated
 from thinwire.simulation.rounds import train
-from thinwire.simulation.session import open_session
 from thinwire.wire import pack
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ def main() -> None:
         weights = {name: tensor.numel() for name, tensor in held if "lora_" not in name}
         full = sum(size for name, size in weights.items() if ".original_module." not in name)
         method = create("flocora")
-        federation, ctx = session.federation(method), Context(0, 0)
+        federation, ctx = federated(session, method), Context(0, 0)
         client: Client = federation.clients[0]
         states = {client.name: ClientState()}
         plan, done, _ = train(federation, [client], {client.name: session.start}, states, ctx)[client.name]

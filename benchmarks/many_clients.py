@@ -23,8 +23,9 @@ from typing import Any
 from thinwire.config import load_recipe
 from thinwire.engine import begin
 from thinwire.report.live import silence_libraries
+from thinwire.session.loaded import open_session
+from thinwire.simulation.federated import federated
 from thinwire.simulation.rounds import play
-from thinwire.simulation.session import open_session
 from thinwire.storage import checkpoint
 from thinwire.storage.state import start
 
@@ -47,7 +48,7 @@ def measure(changes: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """A line a round."""
     settings = load_recipe(None, changes)
     session = open_session(settings)
-    federation = session.federation(session.method())
+    federation = federated(session, session.method())
     state = start(begin(session.start, settings.run.seed), (client.name for client in federation.clients))
     before: dict[Path, tuple[int, int]] = {}
     for number in range(settings.federation.rounds):

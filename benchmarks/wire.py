@@ -41,8 +41,9 @@ from thinwire.config import load_recipe
 from thinwire.engine import begin
 from thinwire.lowrank import LowRank
 from thinwire.payload import Leaves, Payload, dense, sparse
+from thinwire.session.loaded import open_session
 from thinwire.simulation import rounds
-from thinwire.simulation.session import open_session
+from thinwire.simulation.federated import federated
 from thinwire.storage.state import start as start_of
 from thinwire.wire import pack, unpack
 
@@ -234,7 +235,7 @@ def played(changes: tuple[str, ...], number: int, steps: int) -> tuple[list[Payl
     """Uploads and broadcast of the last round of a default run, so changed, and the adapters before that round."""
     recipe = load_recipe(None, [*SETTINGS, f"federation.rounds={number}", f"train.steps={steps}", *changes])
     session = open_session(recipe)
-    federation = session.federation(session.method())
+    federation = federated(session, session.method())
     state = start_of(begin(session.start, recipe.run.seed, session.initial), (c.name for c in federation.clients))
     sent: list[bytes] = []
 

@@ -10,8 +10,8 @@ from thinwire.methods import METHODS, REFERENCES, create
 from thinwire.parts import ASKED
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.server_optimizer import ServerConfig
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError
-from thinwire.simulation.session import method_of
 
 ADAM = {"optimizer": "adam", "learning_rate": 0.01}
 CENTRAL = {"level": "client", "noise": "central", "clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}

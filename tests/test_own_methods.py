@@ -15,9 +15,9 @@ from thinwire.config import from_dict
 from thinwire.federation.settings import Site, load_site
 from thinwire.methods import create, kind_of
 from thinwire.own_methods import absolute, source_of
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError
 from thinwire.simulation.run import checked
-from thinwire.simulation.session import method_of
 
 CODE = Path(own_method.__file__)
 HASH = hashlib.sha256(CODE.read_bytes()).hexdigest()

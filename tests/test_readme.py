@@ -16,7 +16,7 @@ import pytest
 from thinwire import cli
 from thinwire.config import from_dict, load_recipe
 from thinwire.federation.settings import load_site
-from thinwire.simulation.session import method_of
+from thinwire.session.opened import method_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

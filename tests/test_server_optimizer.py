@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,7 +15,6 @@ from thinwire.method import Context
 from thinwire.randomness import uniform
 from thinwire.server_optimizer import ServerConfig, step
 from thinwire.settings import ConfigError
-from thinwire.simulation.rounds import Federation
 
 A, B = ("s", "a"), ("s", "b")
 START = Adapters({"s": LowRank(uniform(1, 5, 2) - 0.5, uniform(2, 2, 4) - 0.5)})
@@ -123,7 +124,7 @@ def test_in_a_round_it_steps_along_the_mean_change():
     config = ServerConfig(optimizer="adam", learning_rate=0.05, weight_decay=0.01)
     made = federation(("flasc", dense), 3)
     plain, _ = rounds(made, 1)
-    made = Federation(made.method, made.config, made.clients, made.examples, learn, made.seed, server=config)
+    made = replace(made, train=learn, server=config)
     state, _ = rounds(made, 1, first(made))
     begun = start_adapters()
     change = {key: plain.server.adapters[key] - tensor for key, tensor in begun.items()}

@@ -185,10 +185,10 @@ def lead(options: argparse.Namespace, new: Recipe | None) -> int:
     from thinwire.report.table import print_summary
 
     with loading_torch():
+        from thinwire.engine.rounds import RunStopped
         from thinwire.identity import accepted_kinds
+        from thinwire.session.opened import method_of
         from thinwire.simulation import run as simulation
-        from thinwire.simulation.rounds import RunStopped
-        from thinwire.simulation.session import method_of
         from thinwire.storage.checkpoint import CheckpointError
         from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
@@ -276,7 +276,7 @@ def export_adapter(options: argparse.Namespace) -> int:
     if options.rank is not None and options.rank < 1:
         raise ConfigError(f"--rank {options.rank}: allowed is an integer >= 1")
     with loading_torch():
-        from thinwire.simulation.exporting import export_run
+        from thinwire.session.exporting import export_run
         from thinwire.storage.directory import RunDirectory
 
     from thinwire.report.live import waiting
@@ -284,7 +284,7 @@ def export_adapter(options: argparse.Namespace) -> int:
     with waiting("loading the model and writing what is exported"):
         done = export_run(RunDirectory(options.directory), options.to, options.rank, options.merged)
     what = "model" if options.merged else f"adapter of rank {done['rank']}"
-    error = f", relative error {done['relative_error']:.2g}" if done["relative_error"] else ""
+    error = f", relative error {done['relative_error']:.2g}" if done.get("relative_error") else ""
     print(f"{what} after {done['rounds']} rounds: {done['to']}{error}")
     return 0
 
@@ -296,9 +296,9 @@ def search_recipe(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     with loading_torch():
         from thinwire.report.search import picture, print_search
+        from thinwire.session.opened import method_of
         from thinwire.simulation import run as simulation
         from thinwire.simulation.search import Measured, Point, search
-        from thinwire.simulation.session import method_of
         from thinwire.storage.directory import RunDirectory, as_json
 
     recipe = simulation.checked(recipe)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -166,10 +166,17 @@ def start(model: Any, seed: int) -> Adapters:
     return _adapters(model, found)
 
 
-def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None) -> float:
+class Exported(NamedTuple):
+    """An exported adapter's largest rank, and its error where that was limited."""
+
+    rank: int
+    relative_error: float
+
+
+def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None) -> Exported:
     """Write `adapters` for `PeftModel.from_pretrained(base, folder)`; replaces `folder` as a whole, at the end.
 
-    What earlier rounds merged is part of it: one pair a module, exact unless `rank` bounds it. The relative error.
+    What earlier rounds merged is part of it: one pair a module, exact unless `rank` bounds it.
     """
     from safetensors.torch import save_file
 
@@ -193,7 +200,7 @@ def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return error
+    return Exported(max((site.rank for site in sites.values()), default=0), error)
 
 
 def _with_ranks(config: Any, sites: Mapping[str, LowRank]) -> Any:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.federation.conftest import local, opened, run
+from thinwire.engine.rounds import RunStopped
 from thinwire.settings import ConfigError
-from thinwire.simulation.rounds import RunStopped
 from thinwire.storage.directory import RunDirectory
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.federation.conftest import NAMES, local, opened, run
 from tests.simulation.conftest import perform
+from thinwire.engine.rounds import RunStopped
 from thinwire.federation.audit import FILE as AUDIT
 from thinwire.federation.drive import drive
 from thinwire.federation.messages import Request
@@ -20,7 +21,6 @@ from thinwire.federation.site import Trainers
 from thinwire.federation.store import forget
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.settings import ConfigError
-from thinwire.simulation.rounds import RunStopped
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
 from thinwire.storage.ledger import FILE, spent_in

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.federation.conftest import local, make_site, opened, run
+from thinwire.engine.rounds import AllRefused, RunStopped
 from thinwire.federation.messages import Reply
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
-from thinwire.simulation.rounds import AllRefused, RunStopped
 from thinwire.storage.directory import RunDirectory
 
 

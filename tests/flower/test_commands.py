@@ -12,8 +12,8 @@ pytest.importorskip("flwr", reason="the extra flower is not installed")
 from tests.federation.conftest import NAMES, local, make_site, run
 from tests.simulation.conftest import place, recipe, settings  # noqa: F401
 from thinwire.cli import main
+from thinwire.engine.rounds import AllRefused
 from thinwire.flower.control import progress
-from thinwire.simulation.rounds import AllRefused
 
 
 @pytest.fixture(scope="module")

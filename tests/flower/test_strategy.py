@@ -105,7 +105,9 @@ def by_the_engine(method, count, weights="uniform", noise=None, **config):
         return Trained(done, 1.0, (), 0, 0, 0.0, {})
 
     config = FederationConfig(weights=weights, **config)
-    federated = rounds.Federation(method, config, clients, examples, train, SEED, noise=noise)
+    federated = rounds.Federation(
+        method=method, config=config, clients=clients, seed=SEED, noise=noise, examples=examples, train=train
+    )
     adapters = layout.adapters(tensors_of(initial()))
     state = start(begin(layout.zeros, SEED, adapters), (client.name for client in federated.clients))
     for _ in range(count):
@@ -190,7 +192,7 @@ def test_the_user_s_app_must_not_move_what_the_method_keeps_fixed(tmp_path):
 
 
 def test_another_method_on_the_other_side_is_refused(tmp_path):
-    from thinwire.simulation.rounds import RunStopped
+    from thinwire.engine.rounds import RunStopped
 
     strategy = strategy_of(create("fedit"), tmp_path / "run")
     with pytest.raises(RunStopped, match="there are 0 sites"):

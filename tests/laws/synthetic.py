@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinwire import engine
 from thinwire.adapters import EXTRA, Adapters, Key
 from thinwire.config import FederationConfig
 from thinwire.data import Example
-from thinwire.engine import begin
+from thinwire.engine import ClientSide, ClientState, Sending, Work, begin
 from thinwire.lowrank import LowRank
-from thinwire.method import Client, Method, States
+from thinwire.method import Client, Context, Method, Plan, States
 from thinwire.methods import METHODS, REFERENCES, create
 from thinwire.presets import PRESETS
+from thinwire.privacy.noise import Noise
 from thinwire.randomness import derive, uniform
-from thinwire.simulation.rounds import Federation, Line, play
+from thinwire.simulation.rounds import Federation, play
+from thinwire.storage.metrics import Line
 from thinwire.storage.state import State, start
 from thinwire.training import Job, Trained
 from thinwire.values import ValuesConfig
@@ -125,7 +128,23 @@ def federation(
     method = method if isinstance(method, Method) else made(*method)
     owners = [Client(f"client-{index}", index, index + 2) for index in range(clients)]
     held = {owner.name: examples(data[owner.index] if data else owner.index, owner.examples) for owner in owners}
-    return Federation(method, FederationConfig(**config), owners, held, train, seed)
+    return Federation(
+        method=method, config=FederationConfig(**config), clients=owners, seed=seed, examples=held, train=train
+    )
+
+
+def send(
+    method: Method,
+    client: Client,
+    state: ClientState,
+    plan: Plan,
+    trained: Adapters,
+    ctx: Context,
+    noise: Noise | None = None,
+) -> Sending:
+    """What a client sends that trained these adapters."""
+    side = ClientSide(method=method, client=client, examples=(), train=learn, seed=ctx.seed, noise=noise)
+    return engine.send(side, state, Work(plan, Trained(trained, 0.0, (), 0, 0, 0.0, {})), ctx)
 
 
 def first(federated: Federation, initial: Adapters | None = None) -> State:

@@ -23,7 +23,7 @@ BUSY = {"clients_per_round": 3, "drop": 0.3, "join": {"client-4": 2}, "weights":
 @cache
 def captured(method: Method, number: int = 2) -> tuple[Context, State, list[Upload]]:
     """The uploads of one round, as the server gets them, and the state they meet."""
-    from thinwire.simulation import rounds as module
+    from thinwire.engine import rounds as module
 
     seen: list[Upload] = []
 

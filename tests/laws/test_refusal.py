@@ -9,12 +9,12 @@ from functools import cache
 import pytest
 import torch
 
-from tests.laws.synthetic import bits, federation, first, learn, made, rounds, spoiled
-from thinwire.engine import ClientState, Upload, aggregate, send
+from tests.laws.synthetic import bits, federation, first, learn, made, rounds, send, spoiled
+from thinwire.engine import ClientState, Upload, aggregate
+from thinwire.engine.rounds import AllRefused
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Payload, dense
-from thinwire.simulation.rounds import AllRefused
 from thinwire.training import Job
 from thinwire.wire import pack, unpack
 

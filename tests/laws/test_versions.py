@@ -41,7 +41,7 @@ def test_both_ways_to_catch_up_end_in_the_same_bits(broadcasting, other_start):
         held = start_adapters() if version is None else state.server.adapters
         missed = [log[number] for number in range(0 if version is None else version + 1, server.version + 1)]
         for blobs in (missed, [server.state], message(broadcasting, server, ANYONE, version, NOW)):
-            got, reached = receive(broadcasting, ANYONE, held, version, blobs, server.start, server.run)
+            got, reached = receive(broadcasting, ANYONE, (held, version), blobs, server.start, server.run)
             assert reached == server.version
             assert bits(got) == bits(server.adapters)
 
@@ -73,7 +73,7 @@ def test_everyone_who_takes_part_holds_the_servers_adapters(broadcasting):
             blobs = messages_for(federated, before, client)
             assert sum(map(len, blobs)) == line["bytes_down"]
             server = before.server
-            held[client.name] = receive(broadcasting, client, adapters, version, blobs, server.start, server.run)
+            held[client.name] = receive(broadcasting, client, (adapters, version), blobs, server.start, server.run)
             assert same(held[client.name][0], server.adapters)
             late += [version] if (version or 0) + 1 < server.version else []
     assert late, "nobody ever missed a round"
@@ -124,13 +124,13 @@ def test_messages_out_of_order_are_refused(broadcasting):
         return engine.receive(broadcasting, ANYONE, *arguments)
 
     with pytest.raises(WireError, match="cannot follow"):
-        receive(states[1].server.adapters, 1, [log[3]], server.start, server.run)
+        receive((states[1].server.adapters, 1), [log[3]], server.start, server.run)
     with pytest.raises(WireError, match="cannot follow"):
-        receive(server.start, None, [log[1]], server.start, server.run)
+        receive((server.start, None), [log[1]], server.start, server.run)
     with pytest.raises(WireError, match="run"):
-        receive(server.start, None, [log[0]], server.start, server.run + 1)
+        receive((server.start, None), [log[0]], server.start, server.run + 1)
     with pytest.raises(WireError, match="holds nothing"):
-        receive(server.start, None, [], server.start, server.run)
+        receive((server.start, None), [], server.start, server.run)
 
 
 def test_changes_that_are_held_already_are_passed_over(broadcasting):
@@ -138,6 +138,6 @@ def test_changes_that_are_held_already_are_passed_over(broadcasting):
     states, log = history(broadcasting)
     server = states[3].server
     blobs = [log[1], log[2], log[3]]
-    got = receive(broadcasting, ANYONE, states[2].server.adapters, 2, blobs, server.start, server.run)
+    got = receive(broadcasting, ANYONE, (states[2].server.adapters, 2), blobs, server.start, server.run)
     assert got[1] == 3
     assert bits(got[0]) == bits(server.adapters)

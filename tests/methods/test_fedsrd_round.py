@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.laws.synthetic import federation, first, learn, made, rounds
+from tests.laws.synthetic import federation, first, learn, made, rounds, send
 from tests.methods import dense
 from thinwire.adapters import Adapters
 from thinwire.compress import Link
-from thinwire.engine import send
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context
 from thinwire.methods import create

@@ -112,7 +112,7 @@ def test_a_late_joiner_holds_what_the_others_hold():
     state, _ = rounds(made, 12)
     server, late = state.server, Client("late", 9, 5, rank=1)
     blobs = message(made.method, server, late, None, Context(12, made.seed))
-    held, version = receive(made.method, late, server.start, None, blobs, server.start, server.run)
+    held, version = receive(made.method, late, (server.start, None), blobs, server.start, server.run)
     assert version == 12
     assert same(held, server.adapters)
 

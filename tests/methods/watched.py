@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.laws.synthetic import federation, learn
 from thinwire.adapters import Adapters, Change
 from thinwire.compress import decode
+from thinwire.engine import rounds as module
 from thinwire.method import Plan
 from thinwire.payload import Payload
-from thinwire.simulation import rounds as module
 from thinwire.simulation.rounds import Federation, messages_for, play
 from thinwire.storage.state import State
 from thinwire.training import Job, Trained

@@ -40,7 +40,7 @@ def test_one_adapter_holds_merged_and_current(tiny, tmp_path, architecture, rslo
     adapters = with_merged(noisy(model))
     peft_bridge.write(model, adapters)
     want = logits(peft_bridge.network(model))
-    assert peft_bridge.export(model, adapters, tmp_path / "adapter") == 0.0
+    assert peft_bridge.export(model, adapters, tmp_path / "adapter").relative_error == 0.0
     loaded = peft.PeftModel.from_pretrained(tiny_base(tiny(architecture)).model, tmp_path / "adapter")
     close(logits(loaded), want, 1e-4)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -74,11 +74,11 @@ def test_a_rank_bounds_it_and_the_error_is_that_of_the_dense_matrices(tiny, tmp_
         left, whole = left + float(values[3:].square().sum()), whole + float(values.square().sum())
         assert float((pairs[name].b @ pairs[name].a).norm()) == pytest.approx(float(values[:3].norm()), rel=1e-5)
     assert error == pytest.approx((left / whole) ** 0.5, rel=1e-6)
-    assert peft_bridge.export(model, adapters, tmp_path / "adapter", rank=3) == error > 0.1
+    assert peft_bridge.export(model, adapters, tmp_path / "adapter", rank=3).relative_error == error > 0.1
     loaded = peft.PeftModel.from_pretrained(tiny_base(tiny("llama")).model, tmp_path / "adapter")
     peft_bridge.write(model, Adapters(pairs, adapters.extras))
     close(logits(loaded), logits(peft_bridge.network(model)), 1e-4)
-    assert peft_bridge.export(model, adapters, tmp_path / "adapter", rank=64) == 0.0
+    assert peft_bridge.export(model, adapters, tmp_path / "adapter", rank=64).relative_error == 0.0
 
 
 def test_beyond_full_rank_a_pair_is_the_matrix():

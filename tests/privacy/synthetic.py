@@ -13,13 +13,14 @@ from tests.laws.synthetic import TRAVELLING, federation, rounds
 from thinwire.adapters import Change, Key
 from thinwire.compatibility import reasons
 from thinwire.engine import Server, Upload
+from thinwire.engine import rounds as module
 from thinwire.engine.server import _changes
 from thinwire.engine.workers import workers
 from thinwire.method import Context, Method
 from thinwire.methods import create
 from thinwire.payload import Payload, dense
 from thinwire.privacy.noise import Noise, Sum
-from thinwire.simulation import rounds as module
+from thinwire.simulation.rounds import play
 from thinwire.wire import open_payload, pack
 
 SUMMED = [
@@ -71,7 +72,7 @@ def moment(case: tuple[str, dict], number: int = 2, clients: int = 3, **config) 
     state, _ = rounds(federated, number)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "aggregate", watch)
-        module.play(federated, state, lambda line: None)
+        play(federated, state, lambda line: None)
     return Moment(federated.method, state.server, Context(number, federated.seed), tuple(seen))
 
 

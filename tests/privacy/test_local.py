@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.laws.synthetic import TRAVELLING, bits, federation, label, learn, rounds
+from tests.laws.synthetic import TRAVELLING, bits, federation, label, learn, rounds, send
 from tests.privacy.synthetic import length, with_noise
 from thinwire.compress import decode
-from thinwire.engine import ClientState, send
+from thinwire.engine import ClientState
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.privacy.noise import Noise

@@ -9,10 +9,10 @@ import pytest
 
 from thinwire.compatibility import reasons, takes_densities, takes_ranks
 from thinwire.config import FederationConfig, from_dict
+from thinwire.engine.clients import clients_of
 from thinwire.methods import METHODS, create
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError
-from thinwire.simulation.clients import clients_of
-from thinwire.simulation.session import method_of
 
 SIZES = {"north": 10, "east": 20, "south": 30, "west": 40}
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.simulation.conftest import Done, Recipes, perform
 from thinwire.cli import main
 from thinwire.report.table import print_summary
-from thinwire.simulation.exporting import export_run
+from thinwire.session.exporting import export_run
 from thinwire.storage.directory import RunDirectory
 
 TOKENS = torch.arange(2, 26).reshape(2, 12)
@@ -125,4 +125,4 @@ def test_a_run_without_checkpoints_or_a_global_adapter_is_named(recipe, straight
     other = RunDirectory(tmp_path / "local")
     other.begin(recipe(method={"name": "local"}))
     assert main(["export", str(other.path), "--to", str(tmp_path / "x")]) == 2
-    assert "local has no global adapter" in capsys.readouterr().err
+    assert "it has no global adapter" in capsys.readouterr().err

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from tests.laws.synthetic import federation, first
 from thinwire.config import FederationConfig, Recipe, TrainConfig, from_dict
+from thinwire.engine.rounds import expected_count, sample
 from thinwire.methods import create
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import Ledger, counted, undominated
 from thinwire.privacy.noise import Noise
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError
 from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
-from thinwire.simulation.rounds import Federation, expected_count, taking_part
-from thinwire.simulation.session import method_of
+from thinwire.simulation.rounds import Federation
 from thinwire.storage import ledger as record
 from thinwire.storage.ledger import draw_secret
 from thinwire.training.shares import Shares
@@ -75,7 +76,7 @@ def test_the_sum_counts_every_round_at_its_own_rate():
 
 def test_uploads_count_for_the_client_that_takes_part():
     mine = federated("upload", clients_per_round=2)
-    played = Counter(client.name for number in range(6) for client in taking_part(mine, number))
+    played = Counter(client.name for number in range(6) for client in sample(mine, number))
     assert len(set(played.values())) > 1
     book = ledger(mine, 6)
     assert counted(book.releases) == {f"client-{k}": {(1, 1): played[f"client-{k}"]} for k in range(4)}
@@ -229,17 +230,17 @@ def test_several_processes_have_no_secret_in_common(monkeypatch):
 
 def test_poisson_samples_have_their_mean_and_vary():
     federated = federation(("fedit", {}), 40, clients_per_round=5, sampling="poisson")
-    counts = [len(taking_part(federated, number)) for number in range(400)]
+    counts = [len(sample(federated, number)) for number in range(400)]
     assert sum(counts) / 400 == pytest.approx(5, abs=5 * math.sqrt(5 * 35 / 40 / 400))
     assert len(set(counts)) > 5
     assert expected_count(federated, 0) == 5
-    assert counts == [len(taking_part(federated, number)) for number in range(400)]
+    assert counts == [len(sample(federated, number)) for number in range(400)]
     everyone = replace(federated, config=FederationConfig(clients_per_round=50, sampling="poisson"))
-    assert len(taking_part(everyone, 0)) == 40
+    assert len(sample(everyone, 0)) == 40
 
 
 def test_samples_follow_from_the_secret():
     federated = federation(("fedit", {}), 40, clients_per_round=5)
     secret = replace(federated, noise=Noise("sum", 1.0, 1.0, 2**250 + 1))
-    assert [c.name for c in taking_part(secret, 0)] != [c.name for c in taking_part(federated, 0)]
+    assert [c.name for c in sample(secret, 0)] != [c.name for c in sample(federated, 0)]
     assert first(federated).round == 0

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.simulation.conftest import write_toml
 from thinwire.cli import main
 from thinwire.config import SearchConfig, from_dict
+from thinwire.engine.rounds import Diverged
 from thinwire.settings import ConfigError
-from thinwire.simulation.rounds import Diverged
 from thinwire.simulation.search import Measured, Point, check, climb, mean_after, point_recipe, search
 
 GRID = SearchConfig(ranks=(1, 4, 16), densities=(0.0625, 0.25, 1.0))

@@ -9,10 +9,10 @@ import pytest
 from tests.simulation.conftest import perform, resumed, sentence, timeless
 from tests.tiny_models import save_tiny
 from thinwire.config import from_dict
+from thinwire.session.exporting import export_run
+from thinwire.session.loaded import open_session
 from thinwire.settings import ConfigError
-from thinwire.simulation.exporting import export_run
 from thinwire.simulation.run import checked
-from thinwire.simulation.session import open_session
 from thinwire.storage.directory import RunDirectory
 
 COUNT = 24

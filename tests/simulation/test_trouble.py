@@ -20,9 +20,9 @@ import pytest
 import thinwire
 from tests.simulation.conftest import MANY, ROUNDS, Done, perform, results, resumed, timeless, write_toml
 from thinwire.cli import main
+from thinwire.engine.rounds import AllRefused
 from thinwire.randomness import derive
-from thinwire.simulation import session
-from thinwire.simulation.rounds import AllRefused
+from thinwire.session import loaded as session
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
 from thinwire.training import Trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from thinwire.config import DataConfig
 from thinwire.data.sources import Splits
@@ -14,13 +14,13 @@ from thinwire.settings import ConfigError
 HELD_OUT = 0.1  # share of a domain's records that stands in for a test or validation split that the source lacks
 
 
-def divide(domain: str, whole: list[Record], splits: Splits, config: DataConfig) -> tuple[list[Record], list[Record]]:
-    """(training, evaluation) records of a domain, whose training file holds `whole`.
+def divide(domain: str, whole: list[Record], splits: Splits, config: DataConfig) -> tuple[list[Record], Splits]:
+    """A domain's training records, and its splits with what was set aside of `whole`, which its training file holds.
 
-    Raises: ConfigError where nothing is left to train on, or there is nothing to evaluate on.
+    Raises: ConfigError where nothing is left to train on, or there is no `data.split` to evaluate on.
     """
     rest = whole
-    have: dict[str, Callable[[], list[Record]]] = dict(splits)
+    have = dict(splits)
     shares = {"test": HELD_OUT, "validation": config.validation or (HELD_OUT if config.split == "validation" else 0)}
     for split, share in shares.items():
         if split in splits or not share or not rest:
@@ -35,7 +35,7 @@ def divide(domain: str, whole: list[Record], splits: Splits, config: DataConfig)
             raise ConfigError(f"{domain}: of {total} records, equal ones as one, none is left beside the {split} split")
     if config.split not in have:
         raise ConfigError(f"{domain}: there are no {config.split} or train records to evaluate it on (data.split)")
-    return rest, have[config.split]()
+    return rest, have
 
 
 def set_aside(records: Sequence[Record], share: float, purpose: str) -> tuple[list[Record], list[Record]]:

@@ -23,6 +23,8 @@ class Encoded:
     clients: dict[str, list[Example]]
     tests: dict[str, list[Example]]
     owners: dict[str, list[str | None]]  # of each test example: the client whose share it is, None for nobody's
+    validation: dict[str, list[Example]]  # as tests, of the validation split where the data set has it
+    validation_owners: dict[str, list[str | None]]
     skipped: dict[str, dict[str, int]]  # reason -> client or test/DOMAIN -> records that gave no example
 
 
@@ -52,13 +54,23 @@ def encode_all(dataset: Dataset, tokenizer: Tokenizer, config: DataConfig, image
         return rows
 
     clients = {name: _joined(encoded(name, f"client {name}", own, config)) for name, own in dataset.clients.items()}
-    tests, owners, judged = {}, {}, replace(config, turns="last")
-    for domain, records in dataset.tests.items():
-        rows = encoded(f"test/{domain}", f"tests of {domain}", records, judged)
-        whose = dataset.owners.get(domain, [None] * len(records))
-        tests[domain] = _joined(rows)
-        owners[domain] = [owner for owner, row in zip(whose, rows, strict=True) for _ in row]
-    return Encoded(clients, tests, owners, skipped)
+
+    def held(
+        word: str, split: Mapping[str, list[Record]], owners: Mapping[str, list[str | None]]
+    ) -> tuple[dict[str, list[Example]], dict[str, list[str | None]]]:
+        """A split's examples by domain, and their owners."""
+        found: dict[str, list[Example]] = {}
+        whose: dict[str, list[str | None]] = {}
+        for domain, records in split.items():
+            rows = encoded(f"{word}/{domain}", f"{word}s of {domain}", records, replace(config, turns="last"))
+            mine = owners.get(domain, [None] * len(records))
+            found[domain] = _joined(rows)
+            whose[domain] = [owner for owner, row in zip(mine, rows, strict=True) for _ in row]
+        return found, whose
+
+    tests = held("test", dataset.tests, dataset.owners)
+    validation = held("validation", dataset.validation, dataset.validation_owners)
+    return Encoded(clients, tests[0], tests[1], validation[0], validation[1], skipped)
 
 
 def encode_records(

@@ -9,7 +9,7 @@ from thinwire.config import DataConfig
 from thinwire.data import partition
 from thinwire.data.classify import check_labels, label_set, labels_of
 from thinwire.data.divide import divide
-from thinwire.data.sources import Catalogue, open_source
+from thinwire.data.sources import Catalogue, Splits, open_source
 from thinwire.data.values import Record, as_label, as_name, at, columns
 from thinwire.randomness import derive, permutation
 from thinwire.settings import ConfigError, listed, unknown
@@ -28,9 +28,11 @@ class Dataset:
     owners: dict[str, list[str | None]] = field(default_factory=dict)  # of each test record: whose share it is
     classes: tuple[str, ...] = ()  # all classes, in order; empty where text is written
     left_out: tuple[str, ...] = ()  # files of the source that are not read, with the reasons
+    validation: dict[str, list[Record]] = field(default_factory=dict)  # as tests, where that split was asked for, too
+    validation_owners: dict[str, list[str | None]] = field(default_factory=dict)
 
 
-def load(config: DataConfig, seed: int) -> Dataset:
+def load(config: DataConfig, seed: int, validation: bool = False) -> Dataset:
     """The records of a recipe; `seed` draws training samples and partitions, never what is held out.
 
     Clients: the training records of `data.clients` (empty: of every domain that has any and is not in
@@ -44,6 +46,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
     Owners: a test record of a client's domain belongs to that client (`file`), to the client its column names
     (`column`), or is dealt out as the training records are: evenly (`iid`), or in the same proportions of its label
     (`dirichlet`). Those of `data.evaluate` belong to nobody.
+    validation: also the validation split, as tests are.
     Raises: ConfigError for whatever the source does not have.
     """
     source = open_source(config, seed)
@@ -53,32 +56,45 @@ def load(config: DataConfig, seed: int) -> Dataset:
     wholes = {domain: _training(catalogue, domain) for domain in trained}
     classes = _classes(wholes, config)
     pool: list[tuple[str, Record]] = []
-    tests: dict[str, list[Record]] = {}
+    splits: dict[str, Splits] = {}
     for domain, whole in wholes.items():
-        training, tests[domain] = divide(domain, whole, catalogue[domain], config)
+        training, splits[domain] = divide(domain, whole, catalogue[domain], config)
         chosen = _sample(training, config.train_limit, derive(seed, "data.train", domain))
         pool += [(domain, record) for record in chosen]
     for domain in evaluated:
-        if domain not in tests:
+        if domain not in splits:
             whole = _training(catalogue, domain) if "train" in catalogue[domain] else []
-            tests[domain] = divide(domain, whole, catalogue[domain], config)[1]
-    tests = {name: _sample(rows, config.test_limit, derive(0, "data.test", name)) for name, rows in tests.items()}
+            splits[domain] = divide(domain, whole, catalogue[domain], config)[1]
     if classes:
         check_labels((record for _, record in pool), classes, config, "in the training records")
-        for domain, rows in tests.items():
-            check_labels(rows, classes, config, f"in the {config.split} records of {domain}")
     parts = _partition(pool, config, seed)
     labels = _labels(pool, config)
+
+    def held(split: str) -> tuple[dict[str, list[Record]], dict[str, list[str | None]]]:
+        """A split's records by domain, and their owners."""
+        found = {}
+        for domain, have in splits.items():
+            if split not in have:
+                raise ConfigError(f"{domain}: there are no {split} or train records to evaluate it on")
+            found[domain] = _sample(have[split](), config.test_limit, derive(0, "data.test", domain))
+            if classes:
+                check_labels(found[domain], classes, config, f"in the {split} records of {domain}")
+        return found, {
+            domain: _owners(domain, rows, parts, config, seed) if domain in wholes else [None] * len(rows)
+            for domain, rows in found.items()
+        }
+
+    tests, owners = held(config.split)
+    more = held("validation") if validation and config.split != "validation" else ({}, {})
     return Dataset(
         clients={name: [pool[index][1] for index in part] for name, part in parts.items()},
         labels={name: [labels[index] for index in part] for name, part in parts.items()},
         tests=tests,
-        owners={
-            domain: _owners(domain, rows, parts, config, seed) if domain in wholes else [None] * len(rows)
-            for domain, rows in tests.items()
-        },
+        owners=owners,
         classes=classes,
         left_out=source.left_out,
+        validation=more[0],
+        validation_owners=more[1],
     )
 
 

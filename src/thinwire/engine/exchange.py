@@ -61,7 +61,7 @@ class Broadcast:
         if not clients:
             return {}
         blobs = self.message(method, server, clients[0], last[1], Context(0, 0))
-        held, _ = receive(method, clients[0], *last, blobs, server.start, server.run)
+        held, _ = receive(method, clients[0], last, blobs, server.start, server.run)
         assert same(held, server.adapters), "client and server hold different adapters"
         return {client.name: held for client in clients}
 
@@ -108,7 +108,7 @@ class OneEach(Broadcast):
         last: tuple[Adapters, int | None],
     ) -> dict[str, Adapters]:
         start, run = server.start, server.run
-        return {c.name: receive(method, c, start, None, messages[c.name], start, run)[0] for c in clients}
+        return {c.name: receive(method, c, (start, None), messages[c.name], start, run)[0] for c in clients}
 
     def shared(self, held: Mapping[str, Adapters]) -> Adapters | None:
         return None
@@ -159,18 +159,17 @@ def message(method: Method, server: Server, client: Client, version: int | None,
 def receive(
     method: Method,
     client: Client,
-    held: Adapters,
-    version: int | None,
+    last: tuple[Adapters, int | None],
     blobs: Sequence[bytes],
     start: Adapters,
     run: int,
 ) -> tuple[Adapters, int]:
-    """What the client holds after the server's messages, applied in order, and its version.
+    """What the client holds after the server's messages, applied in order, and its version. last: both, before.
 
     `start` is what the seed gives and a state message builds on. Changes that are in `held` already are passed over: a
     server that missed the last answer sends them again. Raises: WireError for bytes that do not fit.
     """
-    own = exchange_of(method).start(method, start, client)
+    (held, version), own = last, exchange_of(method).start(method, start, client)
     for blob in blobs:
         with span("wire"):
             payload = unpack(blob, expected(method, own, run=run))

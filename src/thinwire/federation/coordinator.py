@@ -6,10 +6,11 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
 
 from thinwire.clock import clock, span
-from thinwire.engine import ClientState, Sending, Server, begin
+from thinwire.engine import Answer, ClientState, Server, ServerSide, begin
+from thinwire.engine.rounds import collect, drops_out, messages, sample
 from thinwire.evaluation import Scores
 from thinwire.federation.members import Members, Replies
 from thinwire.federation.messages import MessageError, Reply, Request
@@ -17,24 +18,13 @@ from thinwire.federation.privacy import Costs
 from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
 from thinwire.identity import adapters_hash, check_same
-from thinwire.method import Client, Context, Plan
+from thinwire.method import Client, Context
 from thinwire.privacy.ledger import BudgetSpent
 from thinwire.privacy.noise import Noise
-from thinwire.simulation.rounds import (
-    Federation,
-    Line,
-    add_totals,
-    collect,
-    drops_out,
-    line,
-    messages_for,
-    result_of,
-    taking_part,
-)
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import write_json
-from thinwire.storage.state import State, start
-from thinwire.training import Trained
+from thinwire.storage.metrics import Line, line
+from thinwire.storage.state import State, monitored, result_of, start
 
 MISSED = {
     "late": "missed its round and is part of this one's",
@@ -61,14 +51,20 @@ class Coordinator:
         self.costs = Costs(self.setup.privacy, self.setup.directory.checkpoints)
 
     @property
-    def federation(self) -> Federation:
-        """All sites ever seen, as the round loop knows them."""
-        setup, clients, noise = self.setup, self.members.clients, self.costs.noise
-        seed, server = setup.seed, setup.server
-        return Federation(setup.method, setup.federation, clients, {}, no_training, seed, server=server, noise=noise)
+    def federation(self) -> ServerSide:
+        """All sites ever seen, as the engine knows them."""
+        setup = self.setup
+        return ServerSide(
+            method=setup.method,
+            config=setup.federation,
+            clients=self.members.clients,
+            seed=setup.seed,
+            server=setup.server,
+            noise=self.costs.noise,
+        )
 
     @property
-    def present(self) -> Federation:
+    def present(self) -> ServerSide:
         """The sites that can be asked now."""
         whole = self.federation
         return replace(whole, clients=[client for client in whole.clients if client.name in self.members.nodes])
@@ -104,11 +100,11 @@ class Coordinator:
         """
         if self.setup.privacy.central:
             assert self.costs.noise is not None, "`open_record` comes first"
-            every = taking_part(self.federation, self.state.round)
+            every = sample(self.federation, self.state.round)
             return [client for client in every if client.name in self.members.nodes]
         present = self.present
         left = [client for client in present.clients if client.name not in self.costs.out]
-        return taking_part(replace(present, clients=left), self.state.round)
+        return sample(replace(present, clients=left), self.state.round)
 
     def ask(self) -> dict[int, Request]:
         """The round's requests by node."""
@@ -120,14 +116,15 @@ class Coordinator:
         return requests
 
     def _request(self, task: str, client: Client) -> Request:
+        state, known = self.state, self.state.clients.version(client.name)
         return Request(
             task,
             self.run,
-            round=self.state.round,
-            version=self.state.server.version,
+            round=state.round,
+            version=state.server.version,
             counted=self.counted.get(client.name, -1),
             client=asdict(client),
-            blobs=tuple(messages_for(self.federation, self.state, client)),
+            blobs=tuple(messages(self.federation, state.server, client, known, state.round)),
         )
 
     def take(self, asked: Mapping[int, Request], replies: Replies) -> bool:
@@ -135,35 +132,37 @@ class Coordinator:
 
         Raises: Diverged if the new adapters would not be finite.
         """
-        state, ctx = self.state, Context(self.state.round, self.setup.seed)
+        state = self.state
         by_name = {str(request.client["name"]): node for node, request in asked.items()}
         delivered = {name: sum(map(len, asked[node].blobs)) for name, node in by_name.items()}
-        sendings, trained, refused = self._sort(asked, replies, by_name)
+        answers, refused = self._sort(asked, replies, by_name)
         clients = [client for client in self.federation.clients if client.name in by_name]
-        present = [client for client in clients if client.name in sendings]
+        blobs = {client.name: answers[client.name].blob for client in clients if client.name in answers}
         with clock() as seconds, span("method"):
             try:
-                server, rejected, enough = self._collected(asked, present, sendings, ctx)
+                server, rejected, enough = self._collected(asked, blobs, state.round)
             except BudgetSpent as error:
                 self.stopped = str(error)
                 return False
         refused |= rejected
-        lines = [line(client.name, ctx, delivered, trained, sendings, refused) for client in clients]
-        accepted = [name for name in sendings if name not in rejected]
+        lines = [
+            line(name, state.round, delivered[name], answers.get(name), refused.get(name))
+            for name in (client.name for client in clients)
+        ]
+        accepted = [name for name in answers if name not in rejected]
         for entry in lines:
             if entry["client"] in refused:
-                entry["status"] = f"refused: {refused[entry['client']]}"
-                self.tell(f"round {ctx.round + 1}: {entry['client']} {entry['status']}")
+                self.tell(f"round {state.round + 1}: {entry['client']} {entry['status']}")
             elif not enough and entry["status"] == "counted":
                 entry["status"] = "no quorum"
             self._note_missed(entry, replies.get(by_name[entry["client"]]))
-        totals = add_totals(self.state.totals, sendings, delivered, state.server.version, seconds)
+        totals = state.totals.after(answers.values(), delivered.values(), state.server.version, seconds)
         self.state = replace(self.state, totals=totals)
         if enough:
-            self.counted |= dict.fromkeys(accepted, ctx.round)
-            self.state = replace(self.state, server=server, round=ctx.round + 1)
+            self.counted |= dict.fromkeys(accepted, state.round)
+            self.state = replace(self.state, server=server, round=state.round + 1)
             if spent := self.costs.spent:
-                lines.append({"round": ctx.round, **spent})
+                lines.append({"round": state.round, **spent})
         self.setup.directory.append(lines)
         return enough
 
@@ -176,7 +175,7 @@ class Coordinator:
                 self.tell(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
 
     def _collected(
-        self, asked: Mapping[int, Request], present: list[Client], sendings: Mapping[str, Sending], ctx: Context
+        self, asked: Mapping[int, Request], blobs: Mapping[str, bytes], number: int
     ) -> tuple[Server, dict[str, str], bool]:
         """The server after the uploads, those it refused, and whether there is a quorum.
 
@@ -187,18 +186,17 @@ class Coordinator:
         needed = rules.quorum if federation.config.clients_per_round is None else min(rules.quorum, training)
 
         def made(noise: Noise | None) -> tuple[tuple[Server, dict[str, str], bool], str]:
-            server, rejected = collect(replace(federation, noise=noise), self.state.server, present, sendings, ctx)
-            enough = len(sendings) - len(rejected) >= needed or not training
+            server, rejected = collect(replace(federation, noise=noise), self.state.server, blobs, number)
+            enough = len(blobs) - len(rejected) >= needed or not training
             return (server, rejected, enough), adapters_hash(server.adapters) if enough else ""
 
-        return self.costs.show(federation, ctx.round, made) if self.costs.ledger else made(None)[0]
+        return self.costs.show(federation, number, made) if self.costs.ledger else made(None)[0]
 
     def _sort(
         self, asked: Mapping[int, Request], replies: Replies, nodes: Mapping[str, int]
-    ) -> tuple[dict[str, Sending], dict[str, Any], dict[str, str]]:
-        """Uploads, what was trained (as far as a line of the metrics tells), and reasons for refusal, by site."""
-        sendings: dict[str, Sending] = {}
-        trained: dict[str, Any] = {}
+    ) -> tuple[dict[str, Answer], dict[str, str]]:
+        """What came of each site's round, and reasons for refusal, by site."""
+        answers: dict[str, Answer] = {}
         refused: dict[str, str] = {}
         for name, node in sorted(nodes.items()):
             reply = replies.get(node, "no answer in time")
@@ -213,11 +211,9 @@ class Coordinator:
             if isinstance(count := reply.facts.get("examples"), int) and count > 0:
                 self.members.examples[name] = count
             if asked[node].task == "round":
-                done = self.state.server.start
-                loss, seconds = number(reply.facts, "loss"), number(reply.facts, "seconds")
-                trained[name] = (Plan(done, frozenset()), Trained(done, loss, (), 0, 0, seconds, {}), None)
-                sendings[name] = Sending(reply.blob, number(reply.facts, "density"), ClientState(), ClientState())
-        return sendings, trained, refused
+                figures = (number(reply.facts, name) for name in ("density", "loss", "seconds"))
+                answers[name] = Answer(reply.blob, *figures)
+        return answers, refused
 
     # scores
 
@@ -236,9 +232,9 @@ class Coordinator:
                 continue
             self._holds(name, reply.version)
             found[name] = reply
-        totals = self.state.totals
-        sent = sum(len(blob) for request in asked.values() for blob in request.blobs)
-        self.state = replace(self.state, totals=replace(totals, bytes_down=totals.bytes_down + sent))
+        down = [sum(map(len, request.blobs)) for request in asked.values()]
+        totals = self.state.totals.after((), down, self.state.server.version, {})
+        self.state = replace(self.state, totals=totals)
         if any(request.task == "evaluate" for request in asked.values()):
             self.evaluated.add(self.state.round - 1)
         return found
@@ -259,7 +255,7 @@ class Coordinator:
         every, done = self.setup.evaluate_every, self.state.round
         return bool(every and done and done % every == 0 and done - 1 not in self.evaluated)
 
-    def monitored(self, scores: Mapping[str, Mapping[str, Scores]]) -> Line | None:
+    def evaluate(self, scores: Mapping[str, Mapping[str, Scores]]) -> Line | None:
         """The line of an evaluation, with the best round's adapter kept; None if nobody sent a score.
 
         The loss is the mean over sites of each site's mean over its domains.
@@ -267,14 +263,10 @@ class Coordinator:
         losses = {name: mean([score.loss for score in domains.values()]) for name, domains in scores.items() if domains}
         if not losses:
             return None
-        loss = mean(list(losses.values()))
-        if loss < self.state.best_loss:
-            self.setup.export(result_of(self.setup.method, self.state), self.setup.directory.best)
-            self.state = replace(self.state, best_loss=loss, best_round=self.state.round - 1)
         counts = {name: sum(score.examples for score in domains.values()) for name, domains in scores.items()}
-        totals = self.state.totals
-        so_far = {"bytes_up": totals.bytes_up, "bytes_down": totals.bytes_down}
-        entry = {"round": self.state.round - 1, "evaluation": losses, "loss": loss, "examples": counts, **so_far}
+        best, setup = result_of(self.setup.method, self.state), self.setup
+        keep = partial(setup.export, best, setup.directory.best)
+        self.state, entry = monitored(self.state, losses, {"examples": counts}, keep)
         self.setup.directory.append([entry])
         return entry
 
@@ -318,6 +310,3 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
-
-def no_training(jobs: Any) -> Any:
-    raise AssertionError("the server trains nothing")

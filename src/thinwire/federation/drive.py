@@ -6,12 +6,19 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from thinwire.engine.rounds import AllRefused, RunStopped
 from thinwire.evaluation import Scores
+from thinwire.evaluation.figures import Figures, mean_scores
 from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.members import Replies
 from thinwire.federation.messages import Request
-from thinwire.simulation.rounds import AllRefused, RunStopped, result_of
+from thinwire.peft_bridge import Exported
 from thinwire.storage.directory import write_json
+from thinwire.storage.state import result_of
+from thinwire.storage.summary import About, summarise
+
+Told = Mapping[str, Mapping[str, Scores]]
+"""Scores by site and domain."""
 
 
 class Transport(Protocol):
@@ -32,7 +39,7 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
     before = scores(coordinator, transport, "test") if coordinator.state.round == 0 else {}
     while coordinator.state.round < rounds or coordinator.due:
         if coordinator.due:
-            coordinator.monitored(scores(coordinator, transport, "evaluate"))
+            coordinator.evaluate(scores(coordinator, transport, "evaluate"))
             continue
         if why := coordinator.stops():
             coordinator.tell(f"stopped after round {coordinator.state.round}: {why}")
@@ -41,9 +48,11 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
             coordinator.save()
             coordinator.tell(f"round {coordinator.state.round}/{rounds} counted{cost(coordinator)}")
     gather(coordinator, transport)
-    setup.export(result_of(setup.method, coordinator.state), setup.directory.adapter)
+    export = setup.export(result_of(setup.method, coordinator.state), setup.directory.adapter)
     after = scores(coordinator, transport, "finish")
-    summary = summarise(coordinator, before, after)
+    summary = summarise(about(coordinator, export), coordinator.state, figures(before, after))
+    summary |= {"run": coordinator.run, "sites": sorted(coordinator.members.examples)}
+    summary["directory"] = str(setup.directory.path)
     summary["seconds"]["total"] = time.perf_counter() - began
     write_json(setup.directory.path / "summary.json", summary)
     return summary
@@ -102,37 +111,31 @@ def cost(coordinator: Coordinator) -> str:
     return f", epsilon {spent['epsilon']:.3g} (delta {spent['delta']:.0e})" if spent else ""
 
 
-def summarise(
-    coordinator: Coordinator, before: Mapping[str, Mapping[str, Scores]], after: Mapping[str, Mapping[str, Scores]]
-) -> dict[str, Any]:
-    """What a reader or a program wants to know of a finished run."""
-    state, setup = coordinator.state, coordinator.setup
-    return {
-        "run": coordinator.run,
-        "method": setup.method.name,
-        "rounds": state.round,
-        "sites": sorted(coordinator.members.examples),
-        "seed": setup.seed,
-        "trainable_parameters": setup.start.parameters,
-        "bytes_up": state.totals.bytes_up,
-        "bytes_down": state.totals.bytes_down,
-        **{name: figures(before, after, field) for name, field in setup.metrics.items()},
-        "best_round": state.best_round if state.best_round >= 0 else None,
-        "privacy": coordinator.costs.summary(coordinator.stopped),
-        "seconds": dict(state.totals.seconds),
-        "base": {"fingerprint": setup.identity.get("base")},
-        "directory": str(setup.directory.path),
-    }
+def about(coordinator: Coordinator, export: object) -> About:
+    """What the summary says of the run besides its figures."""
+    setup = coordinator.setup
+    return About(
+        method=setup.method.name,
+        fields=setup.told.fields,
+        task=setup.told.task,
+        classes=setup.told.classes,
+        clients=len(coordinator.members.examples),
+        seed=setup.seed,
+        start=setup.start,
+        base={"name": setup.told.base, "fingerprint": setup.identity.get("base")},
+        metrics=setup.metrics,
+        privacy=coordinator.costs.summary(coordinator.stopped),
+        export=export._asdict() if isinstance(export, Exported) else None,
+    )
 
 
-def figures(
-    before: Mapping[str, Mapping[str, Scores]], after: Mapping[str, Mapping[str, Scores]], field: str
-) -> dict[str, dict[str, float]]:
-    """One figure by site and domain, before and after."""
-    table: dict[str, dict[str, float]] = {}
+def figures(before: Told, after: Told) -> Figures:
+    """Scores by site and domain, before and after; for a site with several domains also their mean."""
+    domains: dict[str, dict[str, Scores]] = {}
+    clients: dict[str, dict[str, Scores]] = {}
     for column, found in (("before", before), ("after", after)):
-        for site, domains in found.items():
-            for domain, score in domains.items():
-                name = site if len(domains) == 1 else f"{site}/{domain}"
-                table.setdefault(name, {})[column] = getattr(score, field)
-    return table
+        for site, scores in found.items():
+            clients.setdefault(site, {})[column] = mean_scores(list(scores.values()))
+            for domain, score in scores.items():
+                domains.setdefault(site if len(scores) == 1 else f"{site}/{domain}", {})[column] = score
+    return Figures(domains, clients)

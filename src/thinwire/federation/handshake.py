@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from thinwire import __version__
+from thinwire.config import DataConfig
 from thinwire.identity import adapters_hash, of_base
-from thinwire.simulation.session import Session
+from thinwire.session.opened import Opened
 from thinwire.wire import FORMAT
 
 WORDS = {
@@ -20,12 +21,13 @@ WORDS = {
 }
 """What must agree, in words."""
 
-def identity(session: Session) -> dict[str, Any]:
+
+def identity(opened: Opened, data: DataConfig) -> dict[str, Any]:
     """What a side reports of itself."""
     return {
         "wire": FORMAT,
-        **of_base(session.base, session.recipe.data),
-        "start": adapters_hash(session.start),
+        **of_base(opened.base, data),
+        "start": adapters_hash(opened.start),
         "thinwire": __version__,
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinwire.compatibility import takes_densities, takes_ranks
+from thinwire.engine.clients import clients_of
 from thinwire.federation.handshake import mismatch
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.replies import limits_of
@@ -14,7 +15,6 @@ from thinwire.federation.settings import SiteLimits
 from thinwire.federation.setup import Setup
 from thinwire.method import Client
 from thinwire.settings import ConfigError
-from thinwire.simulation.clients import clients_of
 
 Replies = Mapping[int, Reply | str]
 """What came back by node: a reply, or why there is none, in words."""

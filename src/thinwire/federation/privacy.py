@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from thinwire.config import TrainConfig
+from thinwire.engine import ClientSide, ServerSide
 from thinwire.federation.messages import Reply
 from thinwire.federation.replies import number
 from thinwire.federation.store import STATE, Saved, Store, store
@@ -19,7 +20,6 @@ from thinwire.privacy.ledger import Ledger, Release, ledger_of
 from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError, listed
 from thinwire.simulation.releases import own_release, sizes
-from thinwire.simulation.rounds import Federation
 from thinwire.storage import ledger as record
 
 T = TypeVar("T")
@@ -54,22 +54,21 @@ def recorded(kept: Store, config: PrivacyConfig, seed: int) -> Ledger | None:
     return record.read(kept.folder, config, seed) if config.own else None
 
 
-def release_of(federation: Federation, train: TrainConfig, place: str, round_: int) -> Release:
-    """What a round releases of a federation's one client. Its noise is on the "upload" or on each "gradient"."""
-    (name,) = federation.examples
-    return replace(own_release(federation, train, place, name, round_), of="")
+def release_of(side: ClientSide, train: TrainConfig, place: str, round_: int) -> Release:
+    """What a round releases of this site. Its noise is on the "upload" or on each "gradient"."""
+    return replace(own_release(side, train, place, round_), of="")
 
 
 def under_noise(
-    kept: Store, ledger: Ledger, release: Release, federate: Callable[[Noise], Federation], work: Callable[..., Saved]
+    kept: Store, ledger: Ledger, release: Release, noisy: Callable[[Noise], ClientSide], work: Callable[..., Saved]
 ) -> Saved:
     """What `work` gives under noise that was never used for another upload, recorded. Raises: BudgetSpent.
 
-    federate: noise -> this site as a federation, which is what `work` is given.
+    noisy: noise -> this site with it, which is what `work` is given.
     """
 
     def made(noise: Noise) -> tuple[Saved, str]:
-        saved = work(federate(noise))
+        saved = work(noisy(noise))
         return saved, hashlib.sha256(saved.upload).hexdigest()
 
     saved, ledger = ledger.show(release, made, partial(record.save, kept.folder))
@@ -101,7 +100,7 @@ class Costs:
     sites: dict[str, tuple[float, float]] = field(default_factory=dict)
     out: set[str] = field(default_factory=set)
 
-    def open(self, federation: Federation, begun: bool) -> None:
+    def open(self, federation: ServerSide, begun: bool) -> None:
         """Read the record of the server's noise; or begin it, where nothing was sent yet, for the sites known now.
 
         Raises: ConfigError if it is lost, or the first round is beyond the budget.
@@ -121,7 +120,7 @@ class Costs:
         """The noise on the server's sum."""
         return self.ledger.noise if self.ledger else None
 
-    def show(self, federation: Federation, round_: int, make: Callable[[Noise], tuple[T, str]]) -> T:
+    def show(self, federation: ServerSide, round_: int, make: Callable[[Noise], tuple[T, str]]) -> T:
         """A round's sum as `make` gives it, recorded before it is returned. Raises: BudgetSpent.
 
         A round that was shown before with other uploads gets fresh noise, and counts in full: its sample is not drawn
@@ -144,7 +143,7 @@ class Costs:
             epsilon, multiplier = (math.inf if math.isnan(figure) else figure for figure in figures)
             self.sites[reply.site] = epsilon, multiplier
 
-    def over(self, federation: Federation, round_: int, quorum: int) -> str:
+    def over(self, federation: ServerSide, round_: int, quorum: int) -> str:
         """Why no round may be played; empty if one may."""
         known = {client.name for client in federation.clients}
         if self.out and len(known - self.out) < quorum:

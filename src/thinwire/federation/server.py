@@ -10,18 +10,18 @@ from thinwire import peft_bridge
 from thinwire.compatibility import check_across
 from thinwire.config import Recipe
 from thinwire.data.classify import label_set
-from thinwire.federation.coordinator import Coordinator, opened
+from thinwire.evaluation.figures import metrics_of
+from thinwire.federation.coordinator import Coordinator
+from thinwire.federation.coordinator import opened as coordinated
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
-from thinwire.federation.setup import Setup
+from thinwire.federation.setup import Setup, Told
 from thinwire.identity import code_of, of_base, of_recipe
 from thinwire.method import Method
-from thinwire.models import load_base
 from thinwire.models.heads import Head
 from thinwire.privacy import accountant
+from thinwire.session.opened import method_of, open_base
 from thinwire.settings import ConfigError
-from thinwire.simulation.figures import HeldOut
-from thinwire.simulation.session import Session, device, method_of, set_threads
 from thinwire.storage.directory import RunDirectory
 
 
@@ -40,32 +40,29 @@ def method_across(recipe: Recipe) -> Method:
 def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:
     """The coordinator of a new run, or of the one in the directory. Raises: ConfigError."""
     method, task, labels = method_across(recipe), recipe.data.task, label_set((), recipe.data)
-    set_threads(recipe)
     head = None if task == "text" else Head(task, labels, recipe.run.seed)
-    base = load_base(recipe.model, device(recipe.run.device), head)
-    model = peft_bridge.attach(base, recipe.lora)
-    tell(peft_bridge.coverage(model))
-    start = peft_bridge.start(model, recipe.run.seed)
-    initial = peft_bridge.load_adapter(model, recipe.model.adapter) if recipe.model.adapter else None
-    session = Session(recipe, base, model, start, initial, {}, HeldOut(), HeldOut(), {})
+    opened = open_base(recipe.model, recipe.lora, recipe.run, head)
+    tell(peft_bridge.coverage(opened.model))
     if not (directory.path / "config.json").exists():
         directory.begin(recipe)
+    fields = {key: value for key, value in recipe.method.items() if key != "name"}
     setup = Setup(
         method=method,
         federation=recipe.federation,
         seed=recipe.run.seed,
-        start=start,
+        start=opened.start,
         rank=recipe.lora.rank,
-        initial=initial,
+        initial=opened.initial,
         server=recipe.server,
         privacy=recipe.privacy,
         directory=directory,
-        export=partial(peft_bridge.export, model),
+        export=partial(peft_bridge.export, opened.model, rank=recipe.run.export_rank),
         rules=rules,
-        identity={**identity(session), **code_of(recipe.method["name"])},
-        fingerprints={**of_base(base, recipe.data), "classes": list(labels), **of_recipe(recipe)},
+        identity={**identity(opened, recipe.data), **code_of(recipe.method["name"])},
+        fingerprints={**of_base(opened.base, recipe.data), "classes": list(labels), **of_recipe(recipe)},
         hello=asdict(recipe),
         evaluate_every=recipe.run.evaluate_every,
-        metrics=session.metrics,
+        metrics=metrics_of(task),
+        told=Told(fields, task, labels, opened.base.name),
     )
-    return opened(setup, tell)
+    return coordinated(setup, tell)

@@ -10,12 +10,22 @@ from typing import Any
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig, ServerConfig
 from thinwire.engine import PLAIN
+from thinwire.evaluation.figures import WRITTEN
 from thinwire.federation.settings import Rules
 from thinwire.identity import Identity
 from thinwire.method import Method
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.simulation.figures import WRITTEN
 from thinwire.storage.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a summary says of a recipe's run. base: its name."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "text"
+    classes: tuple[str, ...] = ()
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,4 +55,5 @@ class Setup:
     accepted: frozenset[str] = frozenset()
     hello: Mapping[str, Any] = field(default_factory=dict)
     evaluate_every: int = 0
+    told: Told = field(default_factory=Told)
     metrics: Mapping[str, str] = field(default_factory=lambda: WRITTEN)

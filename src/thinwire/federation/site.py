@@ -9,6 +9,7 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.config import Recipe, from_dict
+from thinwire.engine import ClientSide
 from thinwire.federation import audit, handshake, privacy
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.settings import Site
@@ -18,10 +19,10 @@ from thinwire.identity import code_of
 from thinwire.method import Client, Context
 from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.privacy.noise import Noise
+from thinwire.session.loaded import Session, open_session
+from thinwire.session.opened import set_threads
 from thinwire.settings import ConfigError
 from thinwire.simulation.personal import loss_on_some
-from thinwire.simulation.rounds import Federation
-from thinwire.simulation.session import Session, open_session, set_threads
 from thinwire.wire import WireError
 
 LOG = logging.getLogger("thinwire.site")
@@ -73,12 +74,12 @@ class Trainers:
         if request.task == "hello":
             told = {"privacy": ledger.public} if ledger else {}
             return replace(blank, version=saved.version, facts={**self.hello(session), **told})
-        federation, under_noise = one_client(self.site, session, request), None
+        side, under_noise = client_side(self.site, session, request), None
         if ledger is not None:
-            release = privacy.release_of(federation, session.recipe.train, config.place, request.round)
-            federate = lambda noise: one_client(self.site, noised(session, noise), request)  # noqa: E731
-            under_noise = partial(privacy.under_noise, kept, ledger, release, federate)
-        visit = Visit(federation, session.start, kept, saved, request, under_noise=under_noise)
+            release = privacy.release_of(side, session.recipe.train, config.place, request.round)
+            noisy = lambda noise: client_side(self.site, noised(session, noise), request)  # noqa: E731
+            under_noise = partial(privacy.under_noise, kept, ledger, release, noisy)
+        visit = Visit(side, session.start, kept, saved, request, under_noise=under_noise)
         return work(session, visit, blank)
 
     def begin(self, kept: Store, session: Session, request: Request) -> None:
@@ -86,9 +87,9 @@ class Trainers:
         recipe = session.recipe
 
         def plan() -> list[Release]:
-            alone = session.federation(session.method())
-            numbers = range(recipe.federation.rounds)
-            return [privacy.release_of(alone, recipe.train, recipe.privacy.place, number) for number in numbers]
+            numbers, place = range(recipe.federation.rounds), recipe.privacy.place
+            side = side_of(session, Client(self.site.name, 0, len(examples_of(self.site, session))))
+            return [privacy.release_of(side, recipe.train, place, number) for number in numbers]
 
         privacy.begin(kept, request.recipe, recipe.privacy, recipe.run.seed, plan)
 
@@ -101,8 +102,8 @@ class Trainers:
             self.session = None  # the old base goes before the new one comes
             self.session, self.key = open_session(recipe), key
             self.loads += 1
-            self.identities = handshake.identity(self.session)
-        set_threads(recipe)
+            self.identities = handshake.identity(self.session, recipe.data)
+        set_threads(recipe.run)
         return replace(self.session, recipe=recipe)
 
     def hello(self, session: Session) -> dict[str, Any]:
@@ -130,12 +131,12 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
     rows = {"evaluate": session.monitor, "test": session.tests, "finish": session.tests}.get(task)
     if rows is None:
         return reply
-    method, ctx = visit.federation.method, Context(visit.request.round, visit.federation.seed)
+    method, ctx = visit.side.method, Context(visit.request.round, visit.side.seed)
     whole = method.exchange.result(held, ctx)
     scores = session.score(whole, rows)
     if task == "finish":
         peft_bridge.export(session.model, whole, visit.store.folder / "adapter")
-        judge = partial(loss_on_some, session, visit.federation, visit.client)
+        judge = partial(loss_on_some, session, visit.side)
         own = method.personal.ends(held, state.memory, judge) if method.personal and state.memory else {}
         for name, personal in own.items():
             peft_bridge.export(session.model, personal.adapters, visit.store.folder / name)
@@ -148,16 +149,28 @@ def noised(session: Session, noise: Noise) -> Session:
     return replace(session, recipe=replace(session.recipe, privacy=config), secret=noise.seed)
 
 
-def one_client(site: Site, session: Session, request: Request) -> Federation:
-    """This site's part of the federation. Raises: MessageError, ConfigError."""
+def client_side(site: Site, session: Session, request: Request) -> ClientSide:
+    """This site as the server's request knows it. Raises: MessageError, ConfigError."""
     try:
         client = Client(**request.client)
     except TypeError as error:
         raise MessageError(f"client: {error}") from None
     if client.name != site.name:
         raise MessageError(f"a message for {client.name!r}; this site is {site.name!r}")
-    alone = session.federation(session.method())
-    return replace(alone, clients=[client], examples={client.name: examples_of(site, session)})
+    return side_of(session, client)
+
+
+def side_of(session: Session, client: Client) -> ClientSide:
+    """A client with all the examples of a session that has one."""
+    (examples,) = session.clients.values()
+    return ClientSide(
+        method=session.method(),
+        client=client,
+        examples=examples,
+        train=session.trainer().train,
+        seed=session.recipe.run.seed,
+        noise=session.noise,
+    )
 
 
 def examples_of(site: Site, session: Session) -> Any:

@@ -11,12 +11,11 @@ from typing import Any
 
 from thinwire.adapters import Adapters, Change
 from thinwire.compress import decode
-from thinwire.engine import ClientState, receive
+from thinwire.engine import ClientSide, ClientState, Work, plan, receive, send, train
 from thinwire.engine.checks import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.store import Saved, Store
 from thinwire.method import Client, Context
-from thinwire.simulation.rounds import Federation, Worked, send_all, train
 from thinwire.wire import Expect, WireError, unpack
 
 LOG = logging.getLogger("thinwire.site")
@@ -24,23 +23,23 @@ LOG = logging.getLogger("thinwire.site")
 
 @dataclass(frozen=True)
 class Visit:
-    """A request with all that answering it needs. federation: with this site as its only client.
+    """A request with all that answering it needs.
 
     notes: what training adds to the facts of its reply. under_noise: does the work
     under the site's own noise, where it puts on some.
     """
 
-    federation: Federation
+    side: ClientSide
     start: Adapters
     store: Store
     saved: Saved
     request: Request
     notes: Mapping[str, Any] = field(default_factory=dict)
-    under_noise: Callable[[Callable[[Federation], Saved]], Saved] | None = None
+    under_noise: Callable[[Callable[[ClientSide], Saved]], Saved] | None = None
 
     @property
     def client(self) -> Client:
-        return self.federation.clients[0]
+        return self.side.client
 
     def received(self) -> tuple[Adapters, ClientState]:
         """What the client holds after the request's blobs, and its state, settled by what the server says counted.
@@ -49,8 +48,8 @@ class Visit:
         """
         request, saved = self.request, self.saved
         state = saved.settled(request.counted)
-        known = (saved.held, saved.version, request.blobs, self.start, self.federation.seed)
-        held, version = receive(self.federation.method, self.client, *known)
+        last, seed = (saved.held, saved.version), self.side.seed
+        held, version = receive(self.side.method, self.client, last, request.blobs, self.start, seed)
         if version != request.version:
             raise MessageError(f"the blobs end at version {version}, the server is at {request.version}")
         return held, replace(state, version=version)
@@ -72,11 +71,11 @@ class Visit:
         Only where the method is linear; with error feedback it is part of the client's residual already. Under noise on
         the server's sum a client must keep nothing between rounds, so there it is discarded, too.
         """
-        method, saved = self.federation.method, self.saved
+        method, saved = self.side.method, self.saved
         if not self.missed:
             return {}, {}
         number = saved.round
-        adds = method.rule.linear and not method.feedback and not self.federation.noise_on("sum")
+        adds = method.rule.linear and not method.feedback and not self.side.noise_on("sum")
         change = self._sent(held) if adds else {}
         if change or method.feedback:
             LOG.warning("round %d: the upload did not count; it goes out with round %d", number, self.request.round)
@@ -86,9 +85,9 @@ class Visit:
 
     def _sent(self, held: Adapters) -> Change:
         """The last upload, decoded; empty if this round sends other parts or has other shapes."""
-        ctx = Context(self.request.round, self.federation.seed)
-        mine = self.federation.method.rule.cut(held, self.client.rank)
-        sends = mine.trained(self.federation.method.sends(ctx))
+        ctx = Context(self.request.round, self.side.seed)
+        mine = self.side.method.rule.cut(held, self.client.rank)
+        sends = mine.trained(self.side.method.sends(ctx))
         wanted = {key: shape for key, shape in shapes(mine).items() if key in sends}
         try:
             return decode(unpack(self.saved.upload, Expect(wanted)).leaves)
@@ -105,32 +104,27 @@ class Visit:
         if saved.round != self.request.round or saved.asked != question(self.request):
             held, state = self.received()
             work = partial(self.work, held=held, state=state, missed=self.late(held))
-            saved = self.under_noise(work) if self.under_noise else work(self.federation)
+            saved = self.under_noise(work) if self.under_noise else work(self.side)
             self.store.save(saved)
         return replace(blank, version=saved.version, facts=dict(saved.facts), blobs=(saved.upload,))
 
     def work(
-        self, federation: Federation, held: Adapters, state: ClientState, missed: tuple[Change, dict[str, int]]
+        self, side: ClientSide, held: Adapters, state: ClientState, missed: tuple[Change, dict[str, int]]
     ) -> Saved:
         """Train and pack; what the site then keeps. missed: `late`. Raises: ValueError for what is not finite."""
-        request, name, (late, note) = self.request, self.client.name, missed
-        ctx = Context(request.round, federation.seed)
-        trained = with_late(train(federation, [self.client], {name: held}, {name: state}, ctx), late)
-        sendings, refused = send_all(federation, [self.client], {name: state}, trained, ctx)
-        if refused:
-            raise ValueError(refused[name])
-        sending, done = sendings[name], trained[name][1]
-        facts = {"loss": done.loss, "density": sending.density, "seconds": done.seconds, "tokens": done.tokens}
+        request, (late, note) = self.request, missed
+        ctx = Context(request.round, side.seed)
+        (done,) = train([plan(side, held, state, ctx)], side.train)
+        done = with_late(done, late)
+        sending, shared = send(side, state, done, ctx), done.shared
+        facts = {"loss": shared.loss, "density": sending.density, "seconds": shared.seconds, "tokens": shared.tokens}
         kept = held, state.version, sending.counted, sending.lost
         return Saved(*kept, request.round, question(request), {**facts, **self.notes, **note}, sending.blob)
 
 
-def with_late(trained: Mapping[str, Worked], late: Change) -> dict[str, Worked]:
+def with_late(work: Work, late: Change) -> Work:
     """Training that ended further on by what was late."""
-    return {
-        name: (plan, replace(done, adapters=done.adapters.add(late)), own)
-        for name, (plan, done, own) in trained.items()
-    }
+    return replace(work, shared=replace(work.shared, adapters=work.shared.adapters.add(late)))
 
 
 def question(request: Request) -> str:

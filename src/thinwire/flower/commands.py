@@ -240,11 +240,12 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
     from thinwire.report.live import silence_libraries, watch
 
     silence_libraries()
+    from thinwire.engine.rounds import RunStopped
     from thinwire.flower import simulation
     from thinwire.identity import accepted_kinds
-    from thinwire.simulation.rounds import RunStopped
+    from thinwire.report.table import print_summary
+    from thinwire.session.opened import method_of
     from thinwire.simulation.run import checked, longer
-    from thinwire.simulation.session import method_of
     from thinwire.storage.directory import RunDirectory, as_json, free_directory
 
     if new is None:
@@ -263,7 +264,7 @@ def run_simulated(options: argparse.Namespace, new: Recipe | None) -> int:
         again = f"thinwire run --resume {directory.path} --engine flower"
         print(f"thinwire: {error}\nContinue with: {again}", file=sys.stderr)
         return 1
-    print(as_json(summary, indent=1))
+    print(as_json(summary, indent=1)) if options.json else print_summary(summary)
     return 0
 
 

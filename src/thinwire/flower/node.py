@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from thinwire.adapters import Adapters
-from thinwire.config import FederationConfig
+from thinwire.engine import ClientSide
 from thinwire.federation import audit, privacy
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.store import StoreError, store
@@ -28,7 +28,6 @@ from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.settings import ConfigError, build
-from thinwire.simulation.rounds import Federation
 from thinwire.training import Job, Trained
 from thinwire.wire import FORMAT, WireError
 
@@ -99,13 +98,12 @@ class Node:
         def train(jobs: Sequence[Job]) -> list[Trained]:
             return [self.train(job, layout) for job in jobs]
 
-        examples: dict[str, Sequence[Any]] = {client.name: ()}
-        federation = Federation(self.method, FederationConfig(), [client], examples, train, recipe["seed"])
+        side = ClientSide(method=self.method, client=client, examples=(), train=train, seed=recipe["seed"])
         under_noise = None
         if ledger is not None:
-            release, federate = Release(request.round, 1, 1), lambda noise: replace(federation, noise=noise)
-            under_noise = partial(privacy.under_noise, kept, ledger, release, federate)
-        visit = Visit(federation, start, kept, saved, request, self.notes, under_noise)
+            release, noisy = Release(request.round, 1, 1), lambda noise: replace(side, noise=noise)
+            under_noise = partial(privacy.under_noise, kept, ledger, release, noisy)
+        visit = Visit(side, start, kept, saved, request, self.notes, under_noise)
         if request.task == "round":
             return visit.play(blank)
         held, state = visit.caught_up()

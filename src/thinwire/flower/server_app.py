@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
+from thinwire.engine.rounds import Diverged, RunStopped
 from thinwire.federation.drive import drive
 from thinwire.federation.server import open_run
 from thinwire.federation.settings import Rules
@@ -18,7 +19,6 @@ from thinwire.flower.going import HOPELESS, playing
 from thinwire.flower.grid import GridTransport
 from thinwire.report.live import silence_libraries
 from thinwire.settings import ConfigError, build
-from thinwire.simulation.rounds import Diverged, RunStopped
 from thinwire.storage.directory import RunDirectory
 
 app = ServerApp()

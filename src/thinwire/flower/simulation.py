@@ -15,6 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from thinwire.config import FederationConfig, Recipe
 from thinwire.data.load import load
+from thinwire.engine.rounds import RunStopped
+from thinwire.evaluation.figures import HeldOut
 from thinwire.federation import handshake
 from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.drive import drive, gather
@@ -26,11 +28,10 @@ from thinwire.flower import records
 from thinwire.flower.grid import GridTransport
 from thinwire.flower.processes import OFFLINE
 from thinwire.identity import Identity
+from thinwire.session.loaded import Session, open_session
+from thinwire.session.opened import device, set_threads
 from thinwire.settings import listed
-from thinwire.simulation.figures import HeldOut
-from thinwire.simulation.rounds import RunStopped
 from thinwire.simulation.run import Watcher
-from thinwire.simulation.session import Session, device, open_session, set_threads
 from thinwire.storage.directory import RunDirectory, file_name
 
 FEDERATION = "simulated"
@@ -109,9 +110,9 @@ class Virtual(Trainers):
         if key not in _loaded:
             _loaded.clear()
             session = open_session(recipe)
-            _loaded[key] = session, handshake.identity(session)
+            _loaded[key] = session, handshake.identity(session, recipe.data)
         session, self.identities = _loaded[key]
-        set_threads(recipe)
+        set_threads(recipe.run)
         own = self.site.name
         config = FederationConfig(rounds=recipe.federation.rounds)
         return replace(

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from thinwire.storage.directory import Line
+    from thinwire.storage.metrics import Line
     from thinwire.storage.state import State
 
 SHOWN = 6

@@ -9,15 +9,16 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
+from thinwire.engine import ClientSide
 from thinwire.evaluation import evaluate
-from thinwire.method import Client, Context, Method, Own, Plan
+from thinwire.evaluation.figures import Judged
+from thinwire.method import Context, Method, Own, Plan
 from thinwire.randomness import derive, permutation
-from thinwire.simulation.figures import Judged
+from thinwire.session.loaded import Session
+from thinwire.simulation.federated import federated
 from thinwire.simulation.reference import global_result
-from thinwire.simulation.rounds import Federation, result_of
-from thinwire.simulation.session import Session
 from thinwire.storage.directory import RunDirectory
-from thinwire.storage.state import State
+from thinwire.storage.state import State, result_of
 from thinwire.training import Job, Trainer
 
 TUNED = "tuned"
@@ -43,9 +44,9 @@ def judge_personal(
     session: Session, method: Method, state: State, directory: RunDirectory, tell: Callable[[int], None]
 ) -> Found:
     """Every client's own adapters, on its own held-out examples; `tell` hears how many examples were scored."""
-    found, federation = Found(), session.federation(method)
+    found, federation = Found(), federated(session, method)
     for client in federation.clients:
-        for column, own in own_adapters(session, federation, state, client):
+        for column, own in own_adapters(session, federation.side(client), state):
             judged = session.judge(own.adapters, session.tests, client.name, tell)
             found.judged.setdefault(column, {})[client.name] = judged
             found.figures.setdefault(client.name, {}).update(own.figures)
@@ -54,35 +55,30 @@ def judge_personal(
     return found
 
 
-def own_adapters(
-    session: Session, federation: Federation, state: State, client: Client
-) -> Iterator[tuple[str, Own]]:
+def own_adapters(session: Session, side: ClientSide, state: State) -> Iterator[tuple[str, Own]]:
     """By column: the method's, for a client that took part, and the global adapter tuned locally, if asked for."""
-    view, memory = state.server.adapters, state.clients[client.name].memory
-    if memory and federation.method.personal:
-        score = partial(loss_on_some, session, federation, client)
-        yield from federation.method.personal.ends(view, memory, score).items()
-    if steps := session.recipe.run.tune_steps:
-        whole = result_of(federation.method, state)
-        yield TUNED, Own(tuned(session, federation, whole, client, state.round, steps))
+    view, memory = state.server.adapters, state.clients[side.client.name].memory
+    if memory and side.method.personal:
+        score = partial(loss_on_some, session, side)
+        yield from side.method.personal.ends(view, memory, score).items()
+    if session.recipe.run.tune_steps:
+        yield TUNED, Own(tuned(session, side, result_of(side.method, state), state.round))
 
 
-def loss_on_some(session: Session, federation: Federation, client: Client, adapters: Adapters, count: int) -> float:
+def loss_on_some(session: Session, side: ClientSide, adapters: Adapters, count: int) -> float:
     """Mean loss on `count` of the client's own training examples, the same ones each time."""
-    examples = federation.examples[client.name]
-    order = permutation(derive(federation.seed, "fusion", client.name), len(examples))[:count]
-    return evaluate(session.base, session.model, adapters, [examples[index] for index in order]).loss
+    order = permutation(derive(side.seed, "fusion", side.client.name), len(side.examples))[:count]
+    return evaluate(session.base, session.model, adapters, [side.examples[index] for index in order]).loss
 
 
-def tuned(
-    session: Session, federation: Federation, adapters: Adapters, client: Client, number: int, steps: int
-) -> Adapters:
-    """The adapters after some local steps at the recipe's peak rate."""
+def tuned(session: Session, side: ClientSide, adapters: Adapters, number: int) -> Adapters:
+    """The adapters after `run.tune_steps` local steps at the recipe's peak rate."""
+    steps = session.recipe.run.tune_steps
     config = replace(session.recipe.train, steps=steps, epochs=None, schedule="constant", warmup=0)
     trainer = Trainer(session.base, session.model, config, 1)
-    plan = Plan(adapters, federation.method.trains(Context(number, federation.seed)))
-    seed = derive(federation.seed, "tune", client.name)
-    return trainer.train([Job(plan, federation.examples[client.name], seed, 0)])[0].adapters
+    plan = Plan(adapters, side.method.trains(Context(number, side.seed)))
+    seed = derive(side.seed, "tune", side.client.name)
+    return trainer.train([Job(plan, side.examples, seed, 0)])[0].adapters
 
 
 def with_figures(rows: dict[str, Any], figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

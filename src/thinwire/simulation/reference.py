@@ -12,11 +12,10 @@ from functools import singledispatch
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig
 from thinwire.data import Example
+from thinwire.evaluation.figures import Judged
 from thinwire.method import Method
 from thinwire.methods.reference import Centralised, Local
-from thinwire.simulation.figures import Judged
-from thinwire.simulation.rounds import result_of
-from thinwire.storage.state import State
+from thinwire.storage.state import State, result_of
 
 EVERYONE = "everyone"
 GLOBAL = "global"

@@ -7,25 +7,27 @@ from typing import Any
 
 from thinwire.compatibility import check_no_memory
 from thinwire.config import Recipe, TrainConfig
+from thinwire.engine import ClientSide
+from thinwire.engine.rounds import ServerSide, expected_count, joined, sample
 from thinwire.method import Context
 from thinwire.privacy.accountant import REPLACE
 from thinwire.privacy.ledger import Ledger, Release, ledger_of
-from thinwire.simulation.rounds import Federation, expected_count, joined, taking_part
+from thinwire.simulation.rounds import Federation
 from thinwire.training.trainer import step_examples, steps_of
 
 
-def sizes(federation: Federation, number: int) -> tuple[int, int]:
+def sizes(federation: ServerSide, number: int) -> tuple[int, int]:
     """A round's (clients expected, of how many)."""
     return expected_count(federation, number), len(joined(federation, number))
 
 
-def own_release(federation: Federation, train: TrainConfig, place: str, name: str, number: int) -> Release:
+def own_release(side: ClientSide, train: TrainConfig, place: str, number: int) -> Release:
     """What a client gives away in a round in which it takes part, with noise on its upload or its gradients."""
+    held, name = len(side.examples), side.client.name
     if place == "upload":
         return Release(number, 1, 1, of=name)
-    held = len(federation.examples[name])
-    length = federation.method.length(Context(number, federation.seed))
-    times = length * steps_of(train, held, federation.steps_factor)
+    length = side.method.length(Context(number, side.seed))
+    times = length * steps_of(train, held, side.steps_factor)
     return Release(number, min(step_examples(train), held), held, times, of=name)
 
 
@@ -37,9 +39,9 @@ def releases_of(federation: Federation, train: TrainConfig, rounds: range) -> li
     if place == "sum":
         return [Release(number, *sizes(federation, number)) for number in rounds]
     return [
-        own_release(federation, train, place, client.name, number)
+        own_release(federation.side(client), train, place, number)
         for number in rounds
-        for client in taking_part(federation, number)
+        for client in sample(federation, number)
     ]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,23 +15,27 @@ from thinwire.clock import clock, span
 from thinwire.config import Recipe
 from thinwire.data.encode import skipped_words
 from thinwire.engine import begin
+from thinwire.evaluation.figures import Judged, by_client, by_metric, client_rows, figures
 from thinwire.identity import check_same
 from thinwire.method import Method
 from thinwire.methods import create
-from thinwire.models.merging import one_adapter
 from thinwire.own_methods import absolute
+from thinwire.peft_bridge import Exported
 from thinwire.privacy.config import PrivacyConfig
+from thinwire.session.loaded import Session, open_session
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError, listed
-from thinwire.simulation.figures import Figures, Judged, by_client, by_metric, client_rows, figures, summary_of
+from thinwire.simulation.federated import federated
 from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
 from thinwire.simulation.reference import GLOBAL, alone, final_adapters, global_result
 from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
-from thinwire.simulation.rounds import Federation, Line, last_deliveries, play
-from thinwire.simulation.session import Session, method_of, open_session
+from thinwire.simulation.rounds import Federation, last_deliveries, play
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory, write_json
 from thinwire.storage.ledger import draw_secret, keep_secret, read_secret
-from thinwire.storage.state import State, start
+from thinwire.storage.metrics import Line
+from thinwire.storage.state import State, monitored, start
+from thinwire.storage.summary import About, summarise
 
 
 class Watcher(Protocol):
@@ -72,7 +76,7 @@ def run(
             watcher.warn(text)
     if alone(method, {}) is None and recipe.run.references is None and not session.references:
         watcher.warn(f"{len(session.clients)} clients are not also trained alone; run.references = true would do it")
-    session.federation(method)  # names a client that does not exist before anything is written
+    federated(session, method)  # names a client that does not exist before anything is written
     if not resume:
         directory.begin(session.recipe)
         if session.secret is not None:
@@ -81,15 +85,17 @@ def run(
         watcher.scoring("scoring the base", session.tests.count())
         with span("eval"):
             before = session.judge(session.initial, session.tests, tell=watcher.scored)
-        state, finals = play_all(session, method, directory, watcher)
-        specialists = alone_judged(session, state.round, method, directory, watcher, finals)
+        played = play_all(session, method, directory, watcher)
+        state = played.state
+        specialists = alone_judged(session, method, played, directory, watcher)
         own = Found()
         if has_personal(session, method, state):
             watcher.scoring("scoring each client's own adapters", None)
             own = judge_personal(session, method, state, directory, watcher.scored)
-    found = figures(session.tests, before, finals, specialists, session.whole, own.judged)
+    found = figures(session.tests, before, played.judged, specialists, session.whole, own.judged)
     write_json(directory.path / "clients.json", with_figures(client_rows(found, session.metrics), own.figures))
-    summary = summarise(session, method, state, found)
+    last = last_deliveries(federated(session, method), state)
+    summary = summarise(about(session, method, state, played.export), state, found, last)
     summary["seconds"]["eval"] += seconds["eval"]
     summary["seconds"]["total"] = time.perf_counter() - began
     summary["directory"] = str(directory.path)
@@ -97,11 +103,18 @@ def run(
     return summary
 
 
-def play_all(
-    session: Session, method: Method, directory: RunDirectory, watcher: Watcher
-) -> tuple[State, dict[str, Judged]]:
-    """All rounds of a method from where the directory stands; its adapters are exported and judged, by owner."""
-    federation = session.federation(method)
+@dataclass(frozen=True)
+class Played:
+    """All rounds of a method. judged: its adapters' outcomes by owner; export: what was exported of the global ones."""
+
+    state: State
+    judged: Mapping[str, Judged]
+    export: Exported | None
+
+
+def play_all(session: Session, method: Method, directory: RunDirectory, watcher: Watcher) -> Played:
+    """Play all rounds from where the directory stands; export and judge the adapters."""
+    federation = federated(session, method)
     recipe = session.recipe
     state = first_state(session, federation, directory, watcher)
     ledger = run_ledger(recipe, federation, state.round)
@@ -113,7 +126,7 @@ def play_all(
             break
         lines: list[Line] = []
         state = play(federation, state, tell(lines, watcher))
-        state, more = monitored(session, method, state, directory)
+        state, more = evaluated(session, method, state, directory)
         if ledger:
             ledger = ledger.add(releases)
             spent = {"epsilon": ledger.epsilon, "delta": ledger.delta}
@@ -123,14 +136,15 @@ def play_all(
         state = checkpoint.save(state, directory.checkpoints, session.identity)
         watcher.round(state)
     judged: dict[str, Judged] = {}
+    exports: dict[str, Exported] = {}
     for owner, adapters in final_adapters(method, state):
         whose = None if owner == GLOBAL or session.whole else owner
         watcher.scoring("scoring" if owner == GLOBAL else f"scoring {owner}", session.tests.count(whose))
         with span("eval"):
             judged[owner] = session.judge(adapters, session.tests, whose, watcher.scored)
         place = directory.adapter if owner == GLOBAL else directory.adapter_of(owner)
-        peft_bridge.export(session.model, adapters, place, session.recipe.run.export_rank)
-    return state, judged
+        exports[owner] = peft_bridge.export(session.model, adapters, place, session.recipe.run.export_rank)
+    return Played(state, judged, exports[GLOBAL] if global_result(method, state) else None)
 
 
 def tell(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
@@ -156,8 +170,8 @@ def first_state(session: Session, federation: Federation, directory: RunDirector
     return state
 
 
-def monitored(session: Session, method: Method, state: State, directory: RunDirectory) -> tuple[State, list[Line]]:
-    """After every `run.evaluate_every` rounds: the validation loss as a line, and the best round's adapter kept."""
+def evaluated(session: Session, method: Method, state: State, directory: RunDirectory) -> tuple[State, list[Line]]:
+    """After every `run.evaluate_every` rounds: the validation figures as a line, and the best round's adapter kept."""
     every = session.recipe.run.evaluate_every
     adapters = global_result(method, state)
     if not every or adapters is None or state.round % every:
@@ -165,38 +179,26 @@ def monitored(session: Session, method: Method, state: State, directory: RunDire
     began = time.perf_counter()
     judged = session.judge(adapters, session.monitor)
     scores = {domain: outcomes.scores() for domain, outcomes in judged.items()}
-    loss = sum(score.loss for score in scores.values()) / len(scores)
-    if loss < state.best_loss:
-        peft_bridge.export(session.model, adapters, directory.best, session.recipe.run.export_rank)
-        state = replace(state, best_loss=loss, best_round=state.round - 1)
-    totals = state.totals
-    seconds = {**totals.seconds, "eval": totals.seconds["eval"] + time.perf_counter() - began}
-    metrics = session.metrics
-    line = {
-        "round": state.round - 1,
-        "evaluation": {name: score.loss for name, score in scores.items()},
-        "loss": loss,
-        "domains": {name: by_metric(score, metrics) for name, score in scores.items()},
-        "clients": {name: by_metric(score, metrics) for name, score in by_client(judged, session.monitor).items()},
-        "bytes_up": totals.bytes_up,
-        "bytes_down": totals.bytes_down,
+    owners = by_client(judged, session.monitor)
+    more = {
+        "domains": {name: by_metric(score, session.metrics) for name, score in scores.items()},
+        "clients": {name: by_metric(score, session.metrics) for name, score in owners.items()},
     }
-    return replace(state, totals=replace(totals, seconds=seconds)), [line]
+    keep = partial(peft_bridge.export, session.model, adapters, directory.best, session.recipe.run.export_rank)
+    state, line = monitored(state, {name: score.loss for name, score in scores.items()}, more, keep)
+    seconds = dict(state.totals.seconds)
+    seconds["eval"] += time.perf_counter() - began
+    return replace(state, totals=replace(state.totals, seconds=seconds)), [line]
 
 
 def alone_judged(
-    session: Session,
-    rounds: int,
-    method: Method,
-    directory: RunDirectory,
-    watcher: Watcher,
-    finals: Mapping[str, Judged],
+    session: Session, method: Method, played: Played, directory: RunDirectory, watcher: Watcher
 ) -> Mapping[str, Judged]:
     """Every client's own specialist, trained as long as the federated model and judged; empty if not asked for.
 
     Without privacy: nobody has to hide anything from himself.
     """
-    if (known := alone(method, finals)) is not None:
+    if (known := alone(method, played.judged)) is not None:
         return known
     if not session.references:
         return {}
@@ -208,57 +210,34 @@ def alone_judged(
         run=replace(recipe.run, evaluate_every=0),
         privacy=PrivacyConfig(),
         train=replace(recipe.train, horizon=recipe.train.horizon or recipe.federation.rounds),
-        federation=replace(recipe.federation, rounds=rounds),
+        federation=replace(recipe.federation, rounds=played.state.round),
     )
-    return play_all(replace(session, recipe=recipe, secret=None), local, directory.alone, watcher)[1]
+    return play_all(replace(session, recipe=recipe, secret=None), local, directory.alone, watcher).judged
 
 
 def with_privacy(session: Session, method: Method, directory: RunDirectory, resume: bool) -> Session:
     """The session with the secret, if the recipe asks for one, and with the noise that its epsilon asks for."""
     if session.recipe.privacy.seed == "system":
         session = replace(session, secret=read_secret(directory.checkpoints) if resume else draw_secret())
-    return replace(session, recipe=resolved(session.recipe, session.federation(method)))
+    return replace(session, recipe=resolved(session.recipe, federated(session, method)))
 
 
-def summarise(session: Session, method: Method, state: State, found: Figures) -> dict[str, Any]:
-    """Everything a reader or a program wants to know of a finished run."""
-    federation = session.federation(method)
-    last = last_deliveries(federation, state)
-    totals = state.totals
-    bytes_up, bytes_down = totals.bytes_up, totals.bytes_down + sum(last)
-    deliveries = totals.deliveries + sum(1 for size in last if size)
-    dense = session.dense_bytes * (totals.uploads + deliveries)
-    return {
-        "method": method.name,
-        "fields": {key: value for key, value in session.recipe.method.items() if key != "name"},
-        "rounds": state.round,
-        "task": session.recipe.data.task,
-        "classes": list(session.classes),
-        "clients": len(session.clients),
-        "seed": session.recipe.run.seed,
-        "trainable_parameters": session.start.parameters,
-        "bytes_up": bytes_up,
-        "bytes_down": bytes_down,
-        "bytes_dense_bf16": dense,
-        "reduction": dense / (bytes_up + bytes_down) if bytes_up + bytes_down else None,
-        **summary_of(found, session.metrics),
-        "best_round": state.best_round if state.best_round >= 0 else None,
-        "privacy": guarantee(session.recipe, federation, state.round),
-        "export": exported(session, method, state),
-        "seconds": {**totals.seconds, "total": 0.0},
-        "threads": torch.get_num_threads(),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "base": {"name": session.base.name, "fingerprint": session.base.fingerprint},
-    }
-
-
-def exported(session: Session, method: Method, state: State) -> dict[str, Any] | None:
-    """The exported adapter's largest rank, and its error where that was limited; None if nothing global is exported."""
-    adapters = global_result(method, state)
-    if adapters is None:
-        return None
-    sites, error = one_adapter(adapters, session.recipe.run.export_rank)
-    return {"rank": max((site.rank for site in sites.values()), default=0), "relative_error": error}
+def about(session: Session, method: Method, state: State, export: Exported | None) -> About:
+    """What the summary says of the run besides its figures."""
+    recipe, base = session.recipe, session.base
+    return About(
+        method=method.name,
+        fields={key: value for key, value in recipe.method.items() if key != "name"},
+        task=recipe.data.task,
+        classes=session.classes,
+        clients=len(session.clients),
+        seed=recipe.run.seed,
+        start=session.start,
+        base={"name": base.name, "fingerprint": base.fingerprint},
+        metrics=session.metrics,
+        privacy=guarantee(recipe, federated(session, method), state.round),
+        export=export._asdict() if export else None,
+    )
 
 
 def longer(recipe: Recipe, rounds: int | None) -> Recipe:

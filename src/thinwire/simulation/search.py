@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.config import Recipe, SearchConfig
+from thinwire.engine.rounds import RunStopped
 from thinwire.methods import kind_of
 from thinwire.settings import APART, ConfigError
-from thinwire.simulation.rounds import RunStopped
 from thinwire.storage.directory import RunDirectory, write_json
 
 Play = Callable[[Recipe, RunDirectory, bool], dict[str, Any]]

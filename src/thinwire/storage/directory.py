@@ -18,9 +18,7 @@ from typing import Any
 from thinwire.config import Recipe, from_dict
 from thinwire.settings import ConfigError
 from thinwire.storage.files import write_whole
-
-Line = dict[str, Any]
-"""One line of metrics.jsonl: a client's part in a round, an evaluation, or what privacy has cost."""
+from thinwire.storage.metrics import Line
 
 LIBRARIES = ("thinwire", "torch", "transformers", "peft", "numpy", "safetensors", "constriction", "zstandard")
 LONGEST = 200

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thinwire import peft_bridge
-from thinwire.adapters import Adapters, Key
+from thinwire.adapters import Key
 from thinwire.config import TrainConfig
 from thinwire.data import Example
-from thinwire.method import Plan
+from thinwire.engine.jobs import Job, Trained
 from thinwire.models import Base
 from thinwire.privacy.noise import Noise
 from thinwire.randomness import derive
@@ -27,38 +27,6 @@ from thinwire.training.batches import PASS_COST, collate, split_by_length, strea
 from thinwire.training.forward import autocast, losses_at
 from thinwire.training.private import Draw
 from thinwire.training.schedule import factor
-
-
-@dataclass(frozen=True)
-class Job:
-    """One client's work of one round. `seed` is the client's, the same in every round: it fixes the order of examples.
-
-    `steps_factor` multiplies `config.steps` (epochs grow with the examples by themselves). `optimizer` is the state
-    that the round before returned, if the recipe keeps it.
-    """
-
-    plan: Plan
-    examples: Sequence[Example]
-    seed: int
-    round: int
-    steps_factor: int = 1
-    optimizer: Mapping[str, Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came of a job: adapters, mean loss in nats per target token (nan if it diverged), loss of each step.
-
-    `steps` done, `tokens` fed (padding not counted), `seconds` of wall time, `optimizer` state if the recipe keeps it.
-    """
-
-    adapters: Adapters
-    loss: float
-    losses: tuple[float, ...]
-    steps: int
-    tokens: int
-    seconds: float
-    optimizer: dict[str, Tensor]
 
 
 def step_examples(config: TrainConfig) -> int:

@@ -17,6 +17,13 @@ WRITTEN = {"loss": "loss", "score": "exact", "token_accuracy": "accuracy"}
 CLASSIFIED = {"loss": "loss", "score": "accuracy", "accuracy": "accuracy", "macro_f1": "macro_f1"}
 """A summary's name for a metric -> its field of Scores. `score` is the one that says best whether a model is right."""
 
+
+
+def metrics_of(task: str) -> Mapping[str, str]:
+    """The metrics of a recipe's task."""
+    return WRITTEN if task == "text" else CLASSIFIED
+
+
 WORST = 0.1
 """The share of clients whose mean is called the worst decile; at least one client."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thinwire.config import FederationConfig
+from thinwire.engine.settings import FederationConfig
 from thinwire.method import Client
 from thinwire.settings import ConfigError, listed
 

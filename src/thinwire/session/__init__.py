@@ -1,0 +1,1 @@
+"""A recipe, opened: the base with its adapters, and the examples."""

@@ -1,0 +1,27 @@
+"""The lines of metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from thinwire.engine import Answer
+
+Line = dict[str, Any]
+"""A client's part in a round, an evaluation, or what privacy has cost."""
+
+
+def line(client: str, number: int, down: int, answer: Answer | None, refused: str | None) -> Line:
+    """What happened to one client in one round, in which it was sent `down` bytes. answer: None if it gave none."""
+    told = answer or Answer()
+    status = f"refused: {refused}" if refused is not None else "dropped out" if answer is None else "counted"
+    return {
+        "round": number,
+        "client": client,
+        "loss": told.loss if math.isfinite(told.loss) else None,
+        "bytes_up": len(told.blob),
+        "bytes_down": down,
+        "seconds": told.seconds,
+        "density": told.density,
+        "status": status,
+    }
