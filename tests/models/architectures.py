@@ -89,12 +89,15 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "t5": {"decoder_start_token_id": 0},
     "xlm": {"causal": True},
-    "xlnet": {"attn_type": "uni"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": HYBRID, "layer_types": HYBRID},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": HYBRID, "layer_types": HYBRID, "mamba_ngroups": 1},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 """Fields that an architecture has for itself, or that must fit one another."""
+
+
+WRITES = {"is_decoder": True, "attn_type": "uni"}
+"""Fields that make a decoder of what is an encoder by default."""
 
 
 def tiny_config(name: str, writes: bool = True) -> PretrainedConfig:
@@ -103,7 +106,9 @@ def tiny_config(name: str, writes: bool = True) -> PretrainedConfig:
     `writes`: an encoder that can be a decoder is one.
     """
     kind, own = CONFIG_MAPPING[name], OWN.get(name, {})
-    return _shrunk(kind, {"is_decoder": True} | own if writes and hasattr(kind(), "is_decoder") else own)
+    if writes:
+        own = {field: value for field, value in WRITES.items() if hasattr(kind(), field)} | own
+    return _shrunk(kind, own)
 
 
 def _shrunk(kind: type[PretrainedConfig], own: dict[str, Any]) -> PretrainedConfig:

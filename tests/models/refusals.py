@@ -27,12 +27,9 @@ REFUSED: dict[tuple[str, str], str] = {
     ("text", "prophetnet"): "cannot be trained on texts of 5 tokens",
     ("text", "reformer"): "cannot be trained on texts of 5 tokens",
     ("text", "xmod"): "Input language unknown",
+    ("sequence", "canine"): "input embeddings are no table",
     ("sequence", "ibert"): "matches no module",
+    ("sequence", "perceiver"): "input embeddings are no table",
+    ("sequence", "reformer"): "cannot be trained on texts of 5 tokens",
     ("sequence", "xmod"): "Input language unknown",
 }
-
-BROKEN: dict[tuple[str, str], str] = {
-    ("sequence", "perceiver"): "no attribute 'weight'",
-    ("sequence", "reformer"): "has to be a multiple",
-}
-"""What ends in another library's error instead of one of ours."""

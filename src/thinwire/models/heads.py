@@ -79,7 +79,11 @@ def agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:
     The model's own where it has one; else the tokenizer's, or its end; else a row that no text has, or what is unknown.
     Raises: ConfigError where there is none of these. `where` begins the message.
     """
-    config, rows = model.config.get_text_config(), len(model.get_input_embeddings().weight)
+    try:
+        table = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        raise ConfigError(f"{where}: its input embeddings are no table with a row for each token") from None
+    config, rows = model.config.get_text_config(), len(table)
     spare = rows - 1 if rows > len(tokenizer) else None
     choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, spare, tokenizer.unk_token_id)
     padding = next((choice for choice in choices if choice is not None and 0 <= choice < rows), None)

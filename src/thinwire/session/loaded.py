@@ -116,8 +116,8 @@ def open_session(recipe: Recipe) -> Session:
     base = opened.base
     if base.longest is not None and config.max_length > base.longest:
         raise ConfigError(f"data.max_length = {config.max_length}: the model takes at most {base.longest} tokens")
-    if config.task == "text":
-        try_out(base, opened.model)
+    if config.task != "image":
+        try_out(base, opened.model, config.task)
     found = encode_all(dataset, base.tokenizer, config, base.image_size)
     for examples in (*found.clients.values(), *found.tests.values()):
         base.check(example.tokens for example in examples)

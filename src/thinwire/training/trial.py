@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from thinwire import peft_bridge
-from thinwire.data import Example
+from thinwire.data import Classified, Example, Tagged
 from thinwire.models import Base
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
@@ -17,12 +17,18 @@ LENGTHS = (5, 3)
 TROUBLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
 
 
-def try_out(base: Base, model: Any) -> None:
-    """One pass forward and back over two short texts, in training mode; nothing is moved by it.
+KINDS = {"text": Example, "sequence": Classified, "token": Tagged}
+"""What an example is, by task."""
+
+
+def try_out(base: Base, model: Any, task: str) -> None:
+    """One pass forward and back over two short texts, in training mode, as the task has them; nothing is moved by it.
 
     Raises: ConfigError with the model's own words, if it cannot be called in this way.
     """
-    batch = collate([Example(tuple(range(length)), tuple(range(length))) for length in LENGTHS]).to(base.device)
+    labels: Any = {"text": range, "sequence": lambda length: (0,), "token": lambda length: (0,) * length}[task]
+    examples = [KINDS[task](tuple(range(length)), tuple(labels(length))) for length in LENGTHS]
+    batch = collate(examples).to(base.device)
     network = peft_bridge.network(model).train()
     try:
         with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
