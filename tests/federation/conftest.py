@@ -75,8 +75,11 @@ def local(sites: Mapping[str, Path]) -> Local:
 
 
 def opened(recipe, folder: Path, **rules: object) -> tuple[Coordinator, list[str]]:
+    """The coordinator, and what is told after the line that says what is adapted."""
     told: list[str] = []
-    return open_run(recipe, RunDirectory(folder), Rules(**{"quorum": 3, "patience": 1.0, **rules}), told.append), told
+    coordinator = open_run(recipe, RunDirectory(folder), Rules(**{"quorum": 3, "patience": 1.0, **rules}), told.append)
+    assert "adapt" in told.pop(0)
+    return coordinator, told
 
 
 def run(recipe, folder: Path, transport: Local, **rules: object):
