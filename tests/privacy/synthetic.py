@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.laws.synthetic import TRAVELLING, federation, rounds
+from tests.laws.synthetic import TRAVELLING, federation, made, rounds
 from thinwire.adapters import Change, Key
 from thinwire.compatibility import reasons
 from thinwire.engine import Server, Upload
@@ -17,14 +17,13 @@ from thinwire.engine import rounds as module
 from thinwire.engine.server import _changes
 from thinwire.engine.workers import workers
 from thinwire.method import Context, Method
-from thinwire.methods import create
 from thinwire.payload import Payload, dense
 from thinwire.privacy.noise import Noise, Sum
 from thinwire.simulation.rounds import play
 from thinwire.wire import open_payload, pack
 
 SUMMED = [
-    case for case in TRAVELLING if "central noise" not in reasons(create(*case))
+    case for case in TRAVELLING if "central noise" not in reasons(made(*case))
 ]
 
 
@@ -68,7 +67,7 @@ def moment(case: tuple[str, dict], number: int = 2, clients: int = 3, **config) 
         seen[:] = uploads
         return real(method, server, seen, *rest)
 
-    federated = federation(create(*case), clients, **config)
+    federated = federation(made(*case), clients, **config)
     state, _ = rounds(federated, number)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "aggregate", watch)

@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.laws.synthetic import TRAVELLING, bits, federation, label, learn, rounds, send
+from tests.laws.synthetic import TRAVELLING, bits, federation, label, learn, made, rounds, send
 from tests.privacy.synthetic import length, with_noise
 from thinwire.compress import decode
 from thinwire.engine import ClientState
 from thinwire.method import Client, Context
-from thinwire.methods import create
 from thinwire.privacy.noise import Noise
 from thinwire.training import Job
 from thinwire.wire import unpack
@@ -24,7 +23,7 @@ CASES = pytest.mark.parametrize("case", TRAVELLING, ids=label)
 
 def offered(case, noise, number: int = 1, residual: bool = True):
     """(the change before noise, the sending, the state before it) of one client after a round."""
-    method = create(*case)
+    method = made(*case)
     federated = federation(method, 3)
     state, _ = rounds(with_noise(federated, "upload"), number)
     client, ctx = federated.clients[1], Context(number, federated.seed)
@@ -42,7 +41,7 @@ def test_residual_and_upload_are_made_of_the_noised_change(case):
     change, sending, before, ctx, client = offered(case, NOISE)
     noised = NOISE.onto_change(change, "upload", ctx.round, client.name)
     assert length(noised) > 1.5 * 0.1 * 2.0, "the noise is much larger than what was clipped"
-    feedback = create(*case).feedback
+    feedback = made(*case).feedback
     if not feedback:
         assert sending.counted.residual == {}
         return
@@ -56,7 +55,7 @@ def test_residual_and_upload_are_made_of_the_noised_change(case):
 @CASES
 def test_what_is_selected_depends_on_the_noised_change_alone(case):
     """Another training with the same noised change sends the same bytes: no mask looked at the plain factors."""
-    method, ctx, client = create(*case), Context(0, 7), Client("c", 0, 2)
+    method, ctx, client = made(*case), Context(0, 7), Client("c", 0, 2)
     federated = federation(method, 3)
     start = rounds(federated, 1)[0].server.adapters
     plan = method.plan(method.rule.cut(start, None), client, {}, ctx)
