@@ -15,13 +15,12 @@ from pathlib import Path
 from thinwire.compress import Link, compress
 from thinwire.compress.values import steps_up
 from thinwire.config import Recipe, load_recipe
-from thinwire.engine import ClientState
+from thinwire.engine import ClientState, plan, train
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Payload
 from thinwire.session.loaded import open_session
 from thinwire.simulation.federated import federated
-from thinwire.simulation.rounds import train
 from thinwire.wire import pack
 
 ROOT = Path(__file__).parent.parent
@@ -57,12 +56,12 @@ def main() -> None:
         method = create("flocora")
         federation, ctx = federated(session, method), Context(0, 0)
         client: Client = federation.clients[0]
-        states = {client.name: ClientState()}
-        plan, done, _ = train(federation, [client], {client.name: session.start}, states, ctx)[client.name]
-        change = method.encode(plan, done.adapters, ctx)
+        jobs = plan(federation.side(client), session.start, ClientState(), ctx)
+        work = train([jobs], federation.train)[0]
+        change = method.encode(work.plan, work.shared.adapters, ctx)
         for bits in (0, 8, 4, 2):
             used = create("flocora", values={"bits_up": bits})
-            leaves, _ = compress(change, steps_up(used.values), Link(plan.start, done.adapters, 0), {})
+            leaves, _ = compress(change, steps_up(used.values), Link(work.plan.start, work.shared.adapters, 0), {})
             packed = len(pack(Payload("change", 0, 0, leaves)))
             counted = sum(count(tuple(tensor.shape), bits) for tensor in change.values()) // 8
             lines.append(

@@ -239,9 +239,9 @@ def played(changes: tuple[str, ...], number: int, steps: int) -> tuple[list[Payl
     state = start_of(begin(session.start, recipe.run.seed, session.initial), (c.name for c in federation.clients))
     sent: list[bytes] = []
 
-    def collect(server_of: Any, server: Any, present: Any, sendings: Any, ctx: Any) -> Any:
-        sent[:] = [sending.blob for sending in sendings.values()]
-        return kept(server_of, server, present, sendings, ctx)
+    def collect(side: Any, server: Any, blobs: Any, number: int) -> Any:
+        sent[:] = blobs.values()
+        return kept(side, server, blobs, number)
 
     kept = rounds.collect
     with patch.object(rounds, "collect", collect):
