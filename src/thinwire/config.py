@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinwire.engine.settings import FederationConfig
 from thinwire.old_keys import modern
+from thinwire.participation import FederationConfig
 from thinwire.presets import PRESETS
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.config import check as check_privacy

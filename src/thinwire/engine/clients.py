@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thinwire.engine.settings import FederationConfig
 from thinwire.method import Client
+from thinwire.participation import FederationConfig
 from thinwire.settings import ConfigError, listed
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from thinwire.engine.exchange import message
 from thinwire.engine.server import Upload, aggregate
-from thinwire.engine.settings import FederationConfig
 from thinwire.engine.versions import Server
 from thinwire.method import Client, Context, Method
+from thinwire.participation import FederationConfig
 from thinwire.privacy.noise import Noise, Sum
 from thinwire.randomness import derive, permutation, seeded_mask, uniform
 from thinwire.server_optimizer import PLAIN, ServerConfig

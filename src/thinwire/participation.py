@@ -1,4 +1,4 @@
-"""The recipe's section on rounds and clients."""
+"""Rounds, and who takes part in them: the section [federation] of a recipe."""
 
 from __future__ import annotations
 
