@@ -14,7 +14,7 @@ from thinwire.methods import METHODS
 ROOT = Path(thinwire.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 CORE = {"values", "lowrank", "adapters", "payload", "compress", "parts", "method", "nelder_mead", "server_optimizer"}
-BELOW_METHODS = {*CORE, "settings", "randomness", "wire", "engine", "clock", "privacy"}
+BELOW_METHODS = {*CORE, "settings", "randomness", "wire", "engine", "participation", "clock", "privacy"}
 HEAVY = {"peft", "transformers", "datasets", "rich", "matplotlib"}
 
 
