@@ -46,6 +46,7 @@ def test_news_by_dirichlet_over_hundreds_of_clients(tokenizer):
     assert 200 < len(set(data.owners["20news"])) <= 350
 
 
+@pytest.mark.long
 def test_speakers_by_column_with_the_tail_of_each_held_out(tokenizer):
     source = "$THINWIRE_DATA/byclient/shakespeare.jsonl.gz"
     fields = {"partition": "column", "column": "client", "template": "plain", "held_out": "tail"}

@@ -28,6 +28,7 @@ def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[types.Modu
     METHODS.update(known)
 
 
+@pytest.mark.long
 def test_the_page_runs_as_written(page: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"{PAGE.name}, block {number + 1}", "exec"), page.__dict__)

@@ -45,6 +45,7 @@ def hello(recipe):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_is_started_by_the_first_question_and_stays(site, hello):
     assert trainer.running(site) is None
     first = local_socket.ask(site, hello)

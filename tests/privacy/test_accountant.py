@@ -97,6 +97,7 @@ def test_where_the_accountants_change_over_epsilon_still_grows():
     assert costs[0] < LOOSE < costs[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("relation", "target"), [(ADD_OR_REMOVE, 0.5), (ADD_OR_REMOVE, 8.0), (REPLACE, 2.0)]
 )

@@ -215,6 +215,7 @@ def test_sigkill_at_random_points_of_a_real_process(settings, recipe, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sigint_to_a_real_process(settings, tmp_path):
     many = {**settings, "federation": {"rounds": 400}}
     folder = tmp_path / "run"

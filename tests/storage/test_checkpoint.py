@@ -26,6 +26,6 @@ def test_who_missed_a_broadcast_of_an_earlier_format_is_sent_the_state():
     assert server.log == {}
     (client, *_), ctx = made.clients, Context(3, made.seed)
     (blob,) = message(made.method, server, client, 1, ctx)
-    held, version = receive(made.method, client, server.start, None, [blob], server.start, server.run)
+    held, version = receive(made.method, client, (server.start, None), [blob], server.start, server.run)
     assert version == server.version
     assert same(held, server.adapters)

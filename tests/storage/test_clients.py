@@ -133,6 +133,7 @@ def test_a_checkpoint_writes_only_what_changed_and_keeps_only_what_two_need(tmp_
         before = after
 
 
+@pytest.mark.long
 def test_what_is_held_in_memory_does_not_grow_with_who_took_part(tmp_path):
     federated = federation(("fedsrd", {}), 40, clients_per_round=4)
     state, held = first(federated), []
