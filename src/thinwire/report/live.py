@@ -55,7 +55,7 @@ class Live:
         self.first = self.done = self.total = 0
         self.losses: dict[str, float | None] = {}
         self.troubles = 0
-        self.title = self.privacy = ""
+        self.privacy = ""
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None:
         self._begin(text, rounds, done)
@@ -75,7 +75,7 @@ class Live:
             self.console.print(f"  {self.done:,} examples so far")
 
     def _begin(self, text: str, total: int | None, done: int) -> None:
-        self.title, self.total, self.first, self.done = text, total or 0, done, done
+        self.total, self.first, self.done = total or 0, done, done
         self.began = self.said = time.monotonic()
         self.privacy = ""
         self.progress.reset(self.task, description=text, total=total, completed=done, detail="")
@@ -139,9 +139,9 @@ def progress_bar(console: Console, disable: bool = False) -> Progress:
 
 
 @contextmanager
-def waiting(text: str, quiet: bool = False) -> Iterator[None]:
+def waiting(text: str) -> Iterator[None]:
     """Says on standard error what is being waited for, if it takes longer than `PATIENCE`; a spinner on a terminal."""
-    console = terminal(stderr=True, quiet=quiet)
+    console = terminal(stderr=True)
     status = console.status(Text(text))
     show = status.start if console.is_terminal else partial(console.print, text)
     timer = Timer(PATIENCE, show)

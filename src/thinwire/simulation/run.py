@@ -118,8 +118,8 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
     recipe = session.recipe
     state = first_state(session, federation, directory, watcher)
     ledger = run_ledger(recipe, federation, state.round)
-    watcher.phase(method.title, session.recipe.federation.rounds, state.round)
-    while state.round < session.recipe.federation.rounds:
+    watcher.phase(method.title, recipe.federation.rounds, state.round)
+    while state.round < recipe.federation.rounds:
         releases = releases_of(federation, recipe.train, range(state.round, state.round + 1))
         if ledger and (why := ledger.over(*releases)):
             watcher.warn(f"stopped after round {state.round}: {why}")
@@ -143,7 +143,7 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
         with span("eval"):
             judged[owner] = session.judge(adapters, session.tests, whose, watcher.scored)
         place = directory.adapter if owner == GLOBAL else directory.adapter_of(owner)
-        exports[owner] = peft_bridge.export(session.model, adapters, place, session.recipe.run.export_rank)
+        exports[owner] = peft_bridge.export(session.model, adapters, place, recipe.run.export_rank)
     return Played(state, judged, exports[GLOBAL] if global_result(method, state) else None)
 
 

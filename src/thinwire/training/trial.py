@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from thinwire.training.forward import losses_at
 LENGTHS = (5, 3)
 TROUBLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
 
-
-KINDS = {"text": Example, "sequence": Classified, "token": Tagged}
-"""What an example is, by task."""
+SAMPLES: dict[str, Callable[[int], Example]] = {
+    "text": lambda length: Example(tuple(range(length)), tuple(range(length))),
+    "sequence": lambda length: Classified(tuple(range(length)), (0,)),
+    "token": lambda length: Tagged(tuple(range(length)), (0,) * length),
+}
+"""An example of so many tokens, by task."""
 
 
 def try_out(base: Base, model: Any, task: str) -> None:
@@ -26,9 +30,7 @@ def try_out(base: Base, model: Any, task: str) -> None:
 
     Raises: ConfigError with the model's own words, if it cannot be called in this way.
     """
-    labels: Any = {"text": range, "sequence": lambda length: (0,), "token": lambda length: (0,) * length}[task]
-    examples = [KINDS[task](tuple(range(length)), tuple(labels(length))) for length in LENGTHS]
-    batch = collate(examples).to(base.device)
+    batch = collate([SAMPLES[task](length) for length in LENGTHS]).to(base.device)
     network = peft_bridge.network(model).train()
     try:
         with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
