@@ -2,7 +2,7 @@
 
 `python benchmarks/server.py` prints JSON lines and writes them with a plot to benchmarks/results/; `--quick`: 45 s.
 Uploads are windows into one pool of random float32 values, so that 256 clients need no memory of their own. Times of
-layers and of dense sites that were not run are extrapolated; every line says how many were.
+layers and of dense modules that were not run are extrapolated; every line says how many were.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Clients:
         self.model, self.count, self.pool = model, count, pool
 
     @cache  # noqa: B019
-    def site(self, shape: tuple[int, int]) -> LowRank:
+    def module(self, shape: tuple[int, int]) -> LowRank:
         rank, (rows, columns) = self.model.rank, shape
         generator = torch.Generator().manual_seed(rows + columns)
         a = (torch.rand(rank, columns, generator=generator) * 2 - 1) / columns**0.5
@@ -83,52 +83,52 @@ class Clients:
         return Uploads(self.count, read)
 
 
-def aggregate(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
-    """What the server computes at one site; FLoRA's is the stack of the clients' own factors."""
+def aggregate(name: str, module: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
+    """What the server computes at one module; FLoRA's is the stack of the clients' own factors."""
     method = METHODS[name]
     if method is not None:
-        return dict(method.rule(site, uploads, ctx))
-    whole = stack([LowRank(change["b"], change["a"], site.scale) for _, change in uploads], [p for p, _ in uploads])
+        return dict(method.rule(module, uploads, ctx))
+    whole = stack([LowRank(change["b"], change["a"], module.scale) for _, change in uploads], [p for p, _ in uploads])
     return {"a": whole.a, "b": whole.b}
 
 
-def dense(name: str, site: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
-    """The dense formula in the dtype of the site: reconstruct, full SVD (wide matrices transposed), pinv."""
+def dense(name: str, module: LowRank, uploads: Uploads, ctx: Context) -> dict[str, Tensor]:
+    """The dense formula in the dtype of the module: reconstruct, full SVD (wide matrices transposed), pinv."""
     if name in ("fedit", "flora"):
-        return sums(name, site, uploads)
-    d = difference(name, site, uploads)
-    return {"a": torch.linalg.pinv(site.b) @ d} if ctx.round % 2 == 0 else {"b": d @ torch.linalg.pinv(site.a)}
+        return sums(name, module, uploads)
+    d = difference(name, module, uploads)
+    return {"a": torch.linalg.pinv(module.b) @ d} if ctx.round % 2 == 0 else {"b": d @ torch.linalg.pinv(module.a)}
 
 
-def sums(name: str, site: LowRank, uploads: Uploads) -> dict[str, Tensor]:
+def sums(name: str, module: LowRank, uploads: Uploads) -> dict[str, Tensor]:
     """FedIT's means, and FLoRA's mean product."""
     if name == "fedit":
-        return weighted_sum((p, {part: tensor.to(site.a) for part, tensor in change.items()}) for p, change in uploads)
-    whole = torch.zeros(site.b.shape[0], site.a.shape[1], dtype=site.a.dtype, device=site.a.device)
+        return weighted_sum((p, {part: held.to(module.a) for part, held in change.items()}) for p, change in uploads)
+    whole = torch.zeros(module.b.shape[0], module.a.shape[1], dtype=module.a.dtype, device=module.a.device)
     for p, change in uploads:
-        whole.addmm_(change["b"].to(site.a), change["a"].to(site.a), alpha=p * site.scale)
+        whole.addmm_(change["b"].to(module.a), change["a"].to(module.a), alpha=p * module.scale)
     return {"w": whole}
 
 
-def difference(name: str, site: LowRank, uploads: Uploads) -> Tensor:
+def difference(name: str, module: LowRank, uploads: Uploads) -> Tensor:
     """D (O, I) as the formula is written: the mean product, for FedSRD its best rank-r approximation, minus B A."""
-    a, b = site.a, site.b
+    a, b = module.a, module.b
     whole = sum(p * ((b + change["b"].to(b)) @ (a + change["a"].to(a))) for p, change in uploads)
     assert isinstance(whole, Tensor)
     if name == "fedsrd":
         wide = whole.shape[0] < whole.shape[1]
         u, s, vt = torch.linalg.svd(whole.T if wide else whole, full_matrices=False)
-        best = (u[:, : site.rank] * s[: site.rank]) @ vt[: site.rank]
+        best = (u[:, : module.rank] * s[: module.rank]) @ vt[: module.rank]
         whole = best.T if wide else best
     return whole - b @ a
 
 
-def tuned(site: LowRank, uploads: Uploads) -> Tensor:
+def tuned(module: LowRank, uploads: Uploads) -> Tensor:
     """FedSRD-e's dense formula with every product added in place: a harder rival than the formula as written."""
-    whole = torch.zeros(site.b.shape[0], site.a.shape[1], device=site.a.device)
+    whole = torch.zeros(module.b.shape[0], module.a.shape[1], device=module.a.device)
     for p, change in uploads:
-        whole.addmm_(site.b + change["b"], site.a + change["a"], alpha=p)
-    return torch.linalg.pinv(site.b) @ whole.addmm_(site.b, site.a, alpha=-1)
+        whole.addmm_(module.b + change["b"], module.a + change["a"], alpha=p)
+    return torch.linalg.pinv(module.b) @ whole.addmm_(module.b, module.a, alpha=-1)
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -144,30 +144,30 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def whole_model(name: str, clients: Clients, layers: int, ctx: Context) -> None:
-    """Every site of `layers` layers, side by side as the engine does."""
+    """Every module of `layers` layers, side by side as the engine does."""
     shapes = clients.model.shapes * layers
     with workers() as pool:
-        sites = [(clients.site(shape), clients.uploads(shape, number)) for number, shape in enumerate(shapes)]
-        tasks = [submit(pool, aggregate, name, site, uploads, ctx) for site, uploads in sites]
+        modules = [(clients.module(shape), clients.uploads(shape, number)) for number, shape in enumerate(shapes)]
+        tasks = [submit(pool, aggregate, name, module, uploads, ctx) for module, uploads in modules]
         while tasks:
             tasks.pop(0).result()
 
 
 def dense_layer(rival: Callable[[LowRank, Uploads], object], clients: Clients, quick: bool) -> tuple[float, float]:
-    """Seconds of one layer by a dense formula, from one site of each shape (a wide one counts as its transpose).
+    """Seconds of one layer by a dense formula, from one module of each shape (a wide one counts as its transpose).
 
-    With all threads on one site after the other; and with one thread on each of as many sites, unless `quick`.
+    With all threads on one module after the other; and with one thread on each of as many modules, unless `quick`.
     """
     threads, found = torch.get_num_threads(), {}
     for shape in {(max(shape), min(shape)): shape for shape in clients.model.shapes}.values():
-        site, uploads = clients.site(shape), clients.uploads(shape, 0)
+        module, uploads = clients.module(shape), clients.uploads(shape, 0)
 
-        def together(site: LowRank = site, uploads: Uploads = uploads) -> None:
+        def together(module: LowRank = module, uploads: Uploads = uploads) -> None:
             with workers() as pool:
-                for task in [submit(pool, rival, site, uploads) for _ in range(threads)]:
+                for task in [submit(pool, rival, module, uploads) for _ in range(threads)]:
                     task.result()
 
-        alone = seconds(lambda s=site, u=uploads: rival(s, u), 1 if quick else 2)  # type: ignore[misc]
+        alone = seconds(lambda s=module, u=uploads: rival(s, u), 1 if quick else 2)  # type: ignore[misc]
         side = math.nan if quick or threads == 1 else seconds(together) / threads
         found[max(shape), min(shape)] = alone, side
     both = [found[max(shape), min(shape)] for shape in clients.model.shapes]
@@ -178,13 +178,13 @@ def error(name: str, clients: Clients, shapes: Sequence[tuple[int, int]]) -> flo
     """Largest relative error of DA and DB (for FLoRA, of the product) against the dense formula in float64."""
     errors = []
     for shape in shapes:
-        site, uploads = clients.site(shape), clients.uploads(shape, 0)
-        mine = aggregate(name, site, uploads, Context(0, 0)) | aggregate(name, site, uploads, Context(1, 0))
+        module, uploads = clients.module(shape), clients.uploads(shape, 0)
+        mine = aggregate(name, module, uploads, Context(0, 0)) | aggregate(name, module, uploads, Context(1, 0))
         if name.startswith("fedsrd"):
-            d = difference(name, site.double(), uploads)
-            exact = {"a": torch.linalg.pinv(site.b.double()) @ d, "b": d @ torch.linalg.pinv(site.a.double())}
+            d = difference(name, module.double(), uploads)
+            exact = {"a": torch.linalg.pinv(module.b.double()) @ d, "b": d @ torch.linalg.pinv(module.a.double())}
         else:
-            exact = sums(name, site.double(), uploads)
+            exact = sums(name, module.double(), uploads)
         if name == "flora":
             mine = {"w": mine["b"].double() @ mine["a"].double()}
         errors += [float((mine[part].double() - exact[part]).norm() / exact[part].norm()) for part in exact]
@@ -202,7 +202,7 @@ def measure(name: str, clients: Clients, layers: int, quick: bool, peak: float) 
     took = sum(seconds(one, 5 if few else 1) for one in run) / len(run) * LAYERS / layers
     rivals: dict[str, float | None] = {"dense_seconds": None, "dense_side_by_side_seconds": None}
     if few and name != "fedit":
-        layer, side = dense_layer(lambda site, uploads: dense(name, site, uploads, Context(0, 0)), clients, quick)
+        layer, side = dense_layer(lambda module, uploads: dense(name, module, uploads, Context(0, 0)), clients, quick)
         rivals = {"dense_seconds": layer * LAYERS, "dense_side_by_side_seconds": side * LAYERS}
     if few and name == "fedsrd-e":
         rivals["dense_tuned_seconds"] = dense_layer(tuned, clients, quick)[0] * LAYERS
@@ -217,7 +217,7 @@ def measure(name: str, clients: Clients, layers: int, quick: bool, peak: float) 
         "peak_extra_mb": round(peak, 1),
         "max_relative_error": error(name, clients, smallest),
         "error_shapes": [list(shape) for shape in smallest],
-        "extrapolated": {"layers_run": layers, "of": LAYERS, "dense": "one site of each shape"},
+        "extrapolated": {"layers_run": layers, "of": LAYERS, "dense": "one module of each shape"},
         "threads": torch.get_num_threads(),
         "device": str(clients.pool.device),
     }

@@ -1,7 +1,7 @@
 """A whole round of Llama-3.2-3B at the server, packed uploads in, the next version out: seconds by step, one JSON line.
 
 `python benchmarks/server_round.py` packs 4 uploads of 97 million values, 5 % of them kept in bfloat16, and calls
-`engine.aggregate`, with a second run for the aggregation alone (sites side by side, decoding included).
+`engine.aggregate`, with a second run for the aggregation alone (modules side by side, decoding included).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from thinwire.wire import pack
 def server(layers: int) -> Server:
     """Llama-3.2-3B's adapters at rank 64 after some rounds, every layer alike."""
     model, generator = MODELS[0], torch.Generator().manual_seed(0)
-    sites = {}
+    modules = {}
     for number, (rows, columns) in enumerate(model.shapes):
         a = (torch.rand(model.rank, columns, generator=generator) * 2 - 1) / columns**0.5
         b = torch.randn(rows, model.rank, generator=generator) * torch.logspace(0, -2, model.rank) * 1e-2
-        sites |= {f"layers.{layer}.{number}": LowRank(b, a, 2.0) for layer in range(layers)}
-    return begin(Adapters(sites), run=0)
+        modules |= {f"layers.{layer}.{number}": LowRank(b, a, 2.0) for layer in range(layers)}
+    return begin(Adapters(modules), run=0)
 
 
 def upload(to: Server, client: int, density: float) -> Upload:

@@ -170,7 +170,7 @@ def flower(arrays: dict[str, np.ndarray]) -> dict[str, Codec]:
     return {"flower ArrayRecord float32": Codec(send, receive)}
 
 
-def factors(rank: int, inner: int, outer: int, sites: int, seed: int) -> tuple[Adapters, Adapters]:
+def factors(rank: int, inner: int, outer: int, modules: int, seed: int) -> tuple[Adapters, Adapters]:
     """Adapters before and after a round: rows and columns of unequal size, changes of unequal rows."""
     rng = torch.Generator().manual_seed(seed)
 
@@ -179,11 +179,11 @@ def factors(rank: int, inner: int, outer: int, sites: int, seed: int) -> tuple[A
         return rows * torch.exp(0.5 * torch.randn(1, shape[1], generator=rng)) * torch.randn(*shape, generator=rng)
 
     before = {
-        f"layers.{at}.q_proj": LowRank(spread(outer, rank) / 100, spread(rank, inner) / 10) for at in range(sites)
+        f"layers.{at}.q_proj": LowRank(spread(outer, rank) / 100, spread(rank, inner) / 10) for at in range(modules)
     }
     after = {
-        name: LowRank(site.b + spread(outer, rank) / 1000, site.a + spread(rank, inner) / 1000)
-        for name, site in before.items()
+        name: LowRank(module.b + spread(outer, rank) / 1000, module.a + spread(rank, inner) / 1000)
+        for name, module in before.items()
     }
     return Adapters(before), Adapters(after)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from thinwire.lowrank import LowRank, stack
 
 Key = tuple[str, str]
-"""(site, "a" | "b") for a factor, (name, "extra") for a tensor trained in full, (site, "merged_a" | "merged_b")."""
+"""(module, "a" | "b") for a factor, (name, "extra") for a tensor trained in full, (module, "merged_a" | "merged_b")."""
 
 Change = dict[Key, Tensor]
 """New minus old, float32, by key; keys that were not trained are absent."""
@@ -23,20 +23,20 @@ MERGED = ("merged_a", "merged_b")
 
 @dataclass(frozen=True)
 class Adapters:
-    """All trainables of a model: `sites` {module name: LowRank}, `extras` {parameter name: tensor}. Never mutated.
+    """All trainables of a model: `modules` {module name: LowRank}, `extras` {parameter name: tensor}. Never mutated.
 
     merged: {module name: LowRank of scale 1}, what earlier rounds added to the base for good; empty for most methods.
     """
 
-    sites: Mapping[str, LowRank]
+    modules: Mapping[str, LowRank]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     merged: Mapping[str, LowRank] = field(default_factory=dict)
 
     def items(self) -> Iterator[tuple[Key, Tensor]]:
-        """Every tensor with its key, in the canonical order: sites by name (a, then b), extras, merged, by name."""
-        for name in sorted(self.sites):
-            yield (name, "a"), self.sites[name].a
-            yield (name, "b"), self.sites[name].b
+        """Every tensor with its key, in the canonical order: modules by name (a, then b), extras, merged, by name."""
+        for name in sorted(self.modules):
+            yield (name, "a"), self.modules[name].a
+            yield (name, "b"), self.modules[name].b
         for name in sorted(self.extras):
             yield (name, EXTRA), self.extras[name]
         for name in sorted(self.merged):
@@ -47,13 +47,13 @@ class Adapters:
         name, part = key
         if part == EXTRA:
             return self.extras[name]
-        return getattr(self.merged[name] if part in MERGED else self.sites[name], part[-1])
+        return getattr(self.merged[name] if part in MERGED else self.modules[name], part[-1])
 
     def __contains__(self, key: Key) -> bool:
         name, part = key
         if part == EXTRA:
             return name in self.extras
-        return (part in FACTORS and name in self.sites) or (part in MERGED and name in self.merged)
+        return (part in FACTORS and name in self.modules) or (part in MERGED and name in self.merged)
 
     @property
     def parameters(self) -> int:
@@ -63,15 +63,15 @@ class Adapters:
     def put(self, tensors: Mapping[Key, Tensor]) -> Adapters:
         """A copy with the given tensors in place of its own; merged pairs may be new. Raises: KeyError otherwise."""
         for key in tensors:
-            if key not in self and not (key[1] in MERGED and key[0] in self.sites):
+            if key not in self and not (key[1] in MERGED and key[0] in self.modules):
                 raise KeyError(f"no tensor {key[0]!r} ({key[1]}) among the adapters")
-        sites = {
-            name: replace(site, a=tensors.get((name, "a"), site.a), b=tensors.get((name, "b"), site.b))
-            for name, site in self.sites.items()
+        modules = {
+            name: replace(module, a=tensors.get((name, "a"), module.a), b=tensors.get((name, "b"), module.b))
+            for name, module in self.modules.items()
         }
         pairs = {name: LowRank(tensors[name, "merged_b"], tensors[name, "merged_a"]) for name in _merged_in(tensors)}
         extras = {name: tensors.get((name, EXTRA), own) for name, own in self.extras.items()}
-        return Adapters(sites, extras, {**self.merged, **pairs})
+        return Adapters(modules, extras, {**self.merged, **pairs})
 
     def add(self, change: Mapping[Key, Tensor]) -> Adapters:
         """The adapters after a change; merged pairs are added to the merged product. Raises: KeyError as `put`."""
@@ -90,11 +90,11 @@ class Adapters:
 
 
 def first_rows(adapters: Adapters, rank: int | None) -> Adapters:
-    """The first `rank` components of every site: A's first rows and B's first columns; None: all of them."""
+    """The first `rank` components of every module: A's first rows and B's first columns; None: all of them."""
     if rank is None:
         return adapters
-    sites = {name: replace(s, b=s.b[:, :rank], a=s.a[:rank]) for name, s in adapters.sites.items()}
-    return replace(adapters, sites=sites)
+    modules = {name: replace(s, b=s.b[:, :rank], a=s.a[:rank]) for name, s in adapters.modules.items()}
+    return replace(adapters, modules=modules)
 
 
 def joined(one: LowRank, other: LowRank) -> LowRank:

@@ -131,7 +131,7 @@ def reasons(method: Method) -> Mapping[str, str]:
 def takes_ranks(method: Method) -> bool:
     """Whether clients may have ranks of their own: whether its rule gives a lower rank less."""
     pair = Adapters({"module": LowRank(torch.ones(1, 2), torch.ones(2, 1))})
-    return method.rule.cut(pair, 1).sites["module"].rank == 1
+    return method.rule.cut(pair, 1).modules["module"].rank == 1
 
 
 def takes_densities(method: Method) -> bool:

@@ -43,7 +43,7 @@ class ModelConfig:
 class LoraConfig:
     """The adapter's shape."""
 
-    rank: int = setting(16, "inner rank r of every site", low=1)
+    rank: int = setting(16, "inner rank r of every module", low=1)
     alpha: float = setting(32.0, "numerator of the scale alpha / r", above=0)
     ranks: dict[str, int] = setting(  # noqa: RUF009
         doc="module name -> rank of its own, of the same scale as the others", factory=dict, low=1

@@ -215,12 +215,12 @@ def _written(probe: Record, tokenizer: Any, config: DataConfig) -> list[Any]:
 
 
 def adapters_hash(adapters: Adapters) -> str:
-    """SHA-256 over every tensor's key, shape and bytes, and every site's scale."""
+    """SHA-256 over every tensor's key, shape and bytes, and every module's scale."""
     digest = hashlib.sha256()
     for key, tensor in adapters.items():
         digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    digest.update(json.dumps({name: site.scale for name, site in sorted(adapters.sites.items())}).encode())
+    digest.update(json.dumps({name: module.scale for name, module in sorted(adapters.modules.items())}).encode())
     return digest.hexdigest()
 
 

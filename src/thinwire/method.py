@@ -87,7 +87,7 @@ class Method:
 
     @property
     def rule(self) -> Rule:
-        """How one site's uploads become its global change."""
+        """How one module's uploads become its global change."""
         return Mean()
 
     @property

@@ -21,7 +21,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 Parts = Mapping[str, Tensor]
-"""One site's tensors by part: {"a": dA (r, I), "b": dB (O, r)}; parts that were not trained are absent."""
+"""One module's tensors by part: {"a": dA (r, I), "b": dB (O, r)}; parts that were not trained are absent."""
 
 Memory = dict[str, Adapters]
 """What a client keeps between rounds besides the engine's own: named adapters."""
@@ -100,11 +100,11 @@ class Reread(Sequence[T]):
 
 
 Uploads = Reread[tuple[float, Parts]]
-"""One site's uploads in client order: (weight, decoded change). Weights sum to 1, none is 0."""
+"""One module's uploads in client order: (weight, decoded change). Weights sum to 1, none is 0."""
 
 
 class Rule:
-    """One site's global change from its uploads. Rules are frozen dataclasses of the settings that they need.
+    """One module's global change from its uploads. Rules are frozen dataclasses of the settings that they need.
 
     linear: it only adds, so that a change which missed its round can be added to the client's next one.
     merges: its change holds `merged_a` and `merged_b`, a pair of any rank that is added to the base for good.
@@ -118,12 +118,12 @@ class Rule:
     def linear(self) -> bool:
         return False
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         raise NotImplementedError
 
-    def term(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
+    def term(self, module: LowRank, change: Parts, ctx: Context) -> Parts:
         """One client's term of the server's sum, where it is clipped and noised: what its upload alone would give."""
-        return self(site, Uploads(1, lambda _: (1.0, change)), ctx)
+        return self(module, Uploads(1, lambda _: (1.0, change)), ctx)
 
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         """What a client of this rank holds of the global adapters; left out, all clients have the same rank."""
@@ -137,7 +137,7 @@ class Mean(Rule):
     def linear(self) -> bool:
         return True
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         return weighted_sum(uploads)
 
 

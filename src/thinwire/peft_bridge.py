@@ -1,6 +1,6 @@
-"""LoRA through PEFT: the only file that knows PEFT's names. Outside it there are `Adapters`, sites and extras.
+"""LoRA through PEFT: the only file that knows PEFT's names. Outside it there are `Adapters`, modules and extras.
 
-A site is named by its module's path in the base model, an extra by its parameter's path. Factors of convolutions are
+A module is named by its path in the base model, an extra by its parameter's path. Factors of convolutions are
 matrices outside: A (r, in, k, k) is (r, in*k*k), B (O, r, 1, 1) is (O, r).
 """
 
@@ -49,7 +49,7 @@ def attach(base: Base, lora: LoraConfig) -> Any:
     """
     import peft
 
-    if next(_sites(base.model), None) is not None:
+    if next(_modules(base.model), None) is not None:
         raise ConfigError(f"lora: model {base.name!r} has an adapter already; load it anew")
     lora = replace(lora, extras=(*lora.extras, *base.extras))
     targets = adapted(base.model, lora)
@@ -78,7 +78,7 @@ def attach(base: Base, lora: LoraConfig) -> Any:
         except (ValueError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"lora.targets = {list(lora.targets)!r}: PEFT refuses one of them: {reason}") from error
-    other = sorted({name for name, _ in _sites(network(model))} ^ set(targets))
+    other = sorted({name for name, _ in _modules(network(model))} ^ set(targets))
     if other:
         raise ConfigError(f"lora.targets = {list(lora.targets)!r}: PEFT adapts otherwise: {', '.join(other)}")
     if exported is not config:
@@ -95,8 +95,8 @@ def network(model: Any) -> Any:
 
 def coverage(model: Any) -> str:
     """What is adapted, trained in full and frozen, in one line."""
-    sites, whole = ([name for name, _ in found(network(model))] for found in (_sites, _extras))
-    return covered(network(model), sites, whole)
+    modules, whole = ([name for name, _ in found(network(model))] for found in (_modules, _extras))
+    return covered(network(model), modules, whole)
 
 
 @contextmanager
@@ -110,9 +110,9 @@ def disabled(model: Any) -> Iterator[None]:
 def parameters(model: Any) -> dict[Key, nn.Parameter]:
     """The live trainable parameters by key, in `Adapters`' canonical order."""
     found: dict[Key, nn.Parameter] = {}
-    for site, layer in sorted(_sites(network(model))):
-        found[site, "a"] = layer.lora_A[ADAPTER].weight
-        found[site, "b"] = layer.lora_B[ADAPTER].weight
+    for module, layer in sorted(_modules(network(model))):
+        found[module, "a"] = layer.lora_A[ADAPTER].weight
+        found[module, "b"] = layer.lora_B[ADAPTER].weight
     for path, wrapper in sorted(_extras(network(model))):
         for name, parameter in wrapper.modules_to_save[ADAPTER].named_parameters():
             found[f"{path}.{name}", EXTRA] = parameter
@@ -137,7 +137,7 @@ def read(model: Any) -> Adapters:
 
 @torch.no_grad()
 def write(model: Any, adapters: Adapters) -> None:
-    """Set the model's adapter, in place: sites of any rank and scale, and what is merged into the base.
+    """Set the model's adapter, in place: modules of any rank and scale, and what is merged into the base.
 
     Raises: KeyError if a tensor is missing, RuntimeError if a shape differs in more than the rank.
     """
@@ -146,8 +146,8 @@ def write(model: Any, adapters: Adapters) -> None:
         if tensor.shape != shape:
             tensor.data, tensor.grad = tensor.new_empty(shape), None
         _flat(key, tensor).copy_(adapters[key].clamp(min=0) if key[0].endswith(VARIANCE) else adapters[key])
-    for name, layer in _sites(network(model)):
-        layer.scaling[ADAPTER] = adapters.sites[name].scale
+    for name, layer in _modules(network(model)):
+        layer.scaling[ADAPTER] = adapters.modules[name].scale
     _merge(model, adapters.merged)
 
 
@@ -184,14 +184,14 @@ def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
-    sites, error = merging.one_adapter(adapters, rank)
-    whole = Adapters(sites, adapters.extras)
+    modules, error = merging.one_adapter(adapters, rank)
+    whole = Adapters(modules, adapters.extras)
     saved = {
         _peft_name(key): _shaped(key, whole[key], tensor).to("cpu", torch.float32).clone()
         for key, tensor in tensors(model).items()
     }
     save_file(saved, fresh / WEIGHTS, metadata={"format": "pt"})
-    config = _with_ranks(model.peft_config[ADAPTER], sites)
+    config = _with_ranks(model.peft_config[ADAPTER], modules)
     config.inference_mode = True
     if config.target_modules != NOTHING:
         config.target_modules = sorted(config.target_modules)
@@ -200,19 +200,19 @@ def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return Exported(max((site.rank for site in sites.values()), default=0), error)
+    return Exported(max((module.rank for module in modules.values()), default=0), error)
 
 
-def _with_ranks(config: Any, sites: Mapping[str, LowRank]) -> Any:
-    """A copy of PEFT's configuration that gives every site its rank and scale; as it is where all have the recipe's."""
+def _with_ranks(config: Any, modules: Mapping[str, LowRank]) -> Any:
+    """A copy of PEFT's configuration that gives every module its rank and scale; as it is if all have the recipe's."""
     config = copy.copy(config)
     scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-    if all((site.rank, site.scale) == (config.r, scale) for site in sites.values()):
+    if all((module.rank, module.scale) == (config.r, scale) for module in modules.values()):
         return config
-    longest_first = sorted(sites, key=lambda name: (-len(name), name))  # PEFT takes the first name that ends like it
-    config.r, config.use_rslora = max(site.rank for site in sites.values()), False
-    config.rank_pattern = {as_target(config, name): sites[name].rank for name in longest_first}
-    config.alpha_pattern = {as_target(config, name): sites[name].scale * sites[name].rank for name in longest_first}
+    longest_first = sorted(modules, key=lambda name: (-len(name), name))  # PEFT takes the first name that ends like it
+    config.r, config.use_rslora = max(module.rank for module in modules.values()), False
+    config.rank_pattern = {as_target(config, name): modules[name].rank for name in longest_first}
+    config.alpha_pattern = {as_target(config, name): modules[name].scale * modules[name].rank for name in longest_first}
     return config
 
 
@@ -251,8 +251,8 @@ def load_adapter(model: Any, folder: Path | str) -> Adapters:
         if not held[name].isfinite().all():
             raise ConfigError(f"{where}: its {name.removeprefix(PREFIX)} is not finite")
     found = _adapters(model, {key: _flat(key, held[name]).float().clone() for name, key in names.items()})
-    sites = {name: _rescaled(pair, scale_of(theirs, name)) for name, pair in found.sites.items()}
-    return replace(found, sites=sites)
+    modules = {name: _rescaled(pair, scale_of(theirs, name)) for name, pair in found.modules.items()}
+    return replace(found, modules=modules)
 
 
 def _rescaled(pair: LowRank, scale: float) -> LowRank:
@@ -261,7 +261,7 @@ def _rescaled(pair: LowRank, scale: float) -> LowRank:
 
 
 def _merge(model: Any, merged: Mapping[str, LowRank]) -> None:
-    merging.put({name: layer.get_base_layer() for name, layer in _sites(network(model))}, merged)
+    merging.put({name: layer.get_base_layer() for name, layer in _modules(network(model))}, merged)
 
 
 def keys_of(names: Iterable[str]) -> dict[str, Key]:
@@ -272,14 +272,14 @@ def keys_of(names: Iterable[str]) -> dict[str, Key]:
 
 
 def _adapters(model: Any, tensors: dict[Key, Tensor]) -> Adapters:
-    sites = {
-        site: LowRank(tensors[site, "b"], tensors[site, "a"], float(layer.scaling[ADAPTER]))
-        for site, layer in sorted(_sites(network(model)))
+    modules = {
+        module: LowRank(tensors[module, "b"], tensors[module, "a"], float(layer.scaling[ADAPTER]))
+        for module, layer in sorted(_modules(network(model)))
     }
-    return Adapters(sites, {name: tensor for (name, part), tensor in tensors.items() if part == EXTRA})
+    return Adapters(modules, {name: tensor for (name, part), tensor in tensors.items() if part == EXTRA})
 
 
-def _sites(network: nn.Module) -> Iterator[tuple[str, Any]]:
+def _modules(network: nn.Module) -> Iterator[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
     return ((name, module) for name, module in network.named_modules() if isinstance(module, LoraLayer))

@@ -188,13 +188,13 @@ def test_rescaling_keeps_the_sum_of_sizes():
 
 
 def test_a_budget_is_shared_where_it_matters():
-    """A site whose factors are ten times larger moves its product ten times as much, and gets nearly all."""
-    sites = {
+    """A module whose factors are ten times larger moves its product ten times as much, and gets nearly all."""
+    modules = {
         "small": LowRank(values(1, 30, 4), values(2, 4, 20)),
         "large": LowRank(values(1, 30, 4), 10 * values(2, 4, 20)),
     }
-    change = {(name, "b"): values(seed, 30, 4) for seed, name in enumerate(sites, start=20)}
-    link = Link(Adapters(sites), Adapters(sites), 0)
+    change = {(name, "b"): values(seed, 30, 4) for seed, name in enumerate(modules, start=20)}
+    link = Link(Adapters(modules), Adapters(modules), 0)
     leaves, _ = compress(change, [ImportanceBudget(0.9)], link, {})
     assert sum(leaf.kept for leaf in leaves.values()) == pytest.approx(0.1 * 240, abs=1)
     assert leaves["large", "b"].kept > 20

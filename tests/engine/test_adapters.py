@@ -11,8 +11,8 @@ from thinwire.lowrank import LowRank
 
 
 def adapters() -> Adapters:
-    sites = {name: LowRank(torch.ones(3, 2), torch.full((2, 4), 2.0), 0.5) for name in ("z", "a")}
-    return Adapters(sites, {"n": torch.zeros(5), "m": torch.zeros(1)})
+    modules = {name: LowRank(torch.ones(3, 2), torch.full((2, 4), 2.0), 0.5) for name in ("z", "a")}
+    return Adapters(modules, {"n": torch.zeros(5), "m": torch.zeros(1)})
 
 
 def test_order_does_not_depend_on_how_they_were_made():
@@ -29,7 +29,7 @@ def test_arithmetic_makes_copies():
     after = before.add({("a", "b"): torch.ones(3, 2), ("n", "extra"): torch.ones(5)})
     assert same(before, adapters())
     assert after["a", "b"].tolist() == [[2.0, 2.0]] * 3
-    assert after.sites["a"].scale == 0.5
+    assert after.modules["a"].scale == 0.5
     change = subtract(after, before, after.trained({"b"}))
     assert change["a", "b"].tolist() == [[1.0, 1.0]] * 3
     assert not change["z", "b"].any()

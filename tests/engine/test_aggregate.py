@@ -21,16 +21,16 @@ from thinwire.payload import Payload, dense
 from thinwire.wire import open_payload, pack
 
 METHODS = ["fedit", "ffa-lora", "fedsrd", "fedsrd-e"]
-SITES = {"q": (48, 64), "up": (96, 64), "down": (64, 96), "v": (16, 64)}
+MODULES = {"q": (48, 64), "up": (96, 64), "down": (64, 96), "v": (16, 64)}
 
 
 def server() -> Server:
     g = torch.Generator().manual_seed(0)
-    sites = {
+    modules = {
         name: LowRank(torch.randn(rows, 4, generator=g) * 0.01, torch.randn(4, columns, generator=g) * 0.1, 2.0)
-        for name, (rows, columns) in SITES.items()
+        for name, (rows, columns) in MODULES.items()
     }
-    return begin(Adapters(sites, {"head": torch.randn(3, 5, generator=g)}), run=7)
+    return begin(Adapters(modules, {"head": torch.randn(3, 5, generator=g)}), run=7)
 
 
 def uploads(to: Server, parts: frozenset[str], clients: int) -> list[Upload]:

@@ -27,7 +27,7 @@ from thinwire.storage.state import State, start
 from thinwire.training import Job, Trained
 from thinwire.values import ValuesConfig
 
-SITES = {  # name: (O, r, I)
+MODULES = {  # name: (O, r, I)
     "layer.0.query": (12, 4, 10),
     "layer.0.up": (20, 2, 8),  # a rank of its own
     "stem.conv": (8, 4, 3 * 3 * 3),  # a 3 x 3 convolution of three channels, flattened
@@ -66,11 +66,11 @@ def seeded(seed: int, *shape: int) -> Tensor:
 
 def start_adapters() -> Adapters:
     """What a seed gives: A random, B zero, extras as in the base."""
-    sites = {
+    modules = {
         name: LowRank(torch.zeros(height, rank), seeded(derive(1, name), rank, width), scale=2.0)
-        for name, (height, rank, width) in SITES.items()
+        for name, (height, rank, width) in MODULES.items()
     }
-    return Adapters(sites, {name: seeded(derive(1, name), *shape) for name, shape in EXTRAS.items()})
+    return Adapters(modules, {name: seeded(derive(1, name), *shape) for name, shape in EXTRAS.items()})
 
 
 def examples(data: int, count: int = 2) -> list[Example]:

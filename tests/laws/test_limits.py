@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.laws.limits import LIMITS
-from tests.laws.synthetic import EXTRAS, SITES, distance, federation, is_extra, label, rounds, start_adapters
+from tests.laws.synthetic import EXTRAS, MODULES, distance, federation, is_extra, label, rounds, start_adapters
 from thinwire.adapters import Adapters
 from thinwire.method import Context
 from thinwire.methods import METHODS, REFERENCES
@@ -16,7 +16,7 @@ from thinwire.simulation.reference import final_adapters
 
 def products(adapters):
     """What the adapters add to the base, merged parts included, as extras: no factor is compared."""
-    whole = {name: site.scale * site.b @ site.a for name, site in adapters.sites.items()}
+    whole = {name: module.scale * module.b @ module.a for name, module in adapters.modules.items()}
     for name, pair in adapters.merged.items():
         whole[name] = whole[name] + pair.b @ pair.a
     return Adapters({}, {**whole, **adapters.extras})
@@ -76,16 +76,16 @@ def test_extras_and_convolutions_are_trained_and_keep_their_shapes(method):
     if alone:
         learnt = next(iter(state.clients.values())).memory["own"]
     start = start_adapters()
-    for name, (height, rank, width) in SITES.items():
-        site = learnt.sites[name]
-        assert (site.b.shape, site.a.shape) == ((height, rank), (rank, width))
-        assert site.scale == start.sites[name].scale
+    for name, (height, rank, width) in MODULES.items():
+        module = learnt.modules[name]
+        assert (module.b.shape, module.a.shape) == ((height, rank), (rank, width))
+        assert module.scale == start.modules[name].scale
     for name, shape in EXTRAS.items():
         assert learnt.extras[name].shape == shape
     moved = {key for key, tensor in learnt.items() if key not in start or not torch.equal(tensor, start[key])}
     frozen = {key for key, _ in start.items()} - moved
     if method.rule.merges:
-        assert {name for name, part in moved if part == "merged_a"} == set(SITES)
+        assert {name for name, part in moved if part == "merged_a"} == set(MODULES)
     else:
         travel = method.sends(Context(0, 0)) | method.sends(Context(1, 0))
         assert frozen == {key for key, _ in start.items() if not alone and key[1] not in travel}

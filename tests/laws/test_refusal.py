@@ -75,7 +75,7 @@ def test_training_that_is_not_finite_is_refused_and_named(method, value):
     assert by_client["client-0"] == by_client["client-2"] == "counted"
     assert by_client["client-1"].startswith("refused: ")
     assert "is not finite" in by_client["client-1"]
-    assert any(site in by_client["client-1"] for site in ("query", "conv", "up", "head", "norm"))
+    assert any(module in by_client["client-1"] for module in ("query", "conv", "up", "head", "norm"))
     assert state.clients["client-1"].residual == {}
     assert state.clients["client-1"].memory == {}
     assert state.clients["client-1"].optimizer == {}
@@ -119,7 +119,7 @@ def one_upload(method):
 
 
 def bad_blobs(server, blob):
-    """What a broken or hostile site may send, with a word of the reason."""
+    """What a broken or hostile module may send, with a word of the reason."""
     good = unpack(blob)
     key, leaf = next(iter(good.leaves.items()))
     shape = leaf.shape
@@ -156,13 +156,13 @@ def test_factors_that_a_method_does_not_train_are_refused():
     method = create("ffa-lora")
     server, ctx, (good, other) = one_upload(method)
     payload = unpack(other.blob)
-    site = "stem.conv"
+    module = "stem.conv"
     blob = pack(
-        replace(payload, leaves={**payload.leaves, (site, "a"): dense(torch.ones_like(server.adapters.sites[site].a))})
+        replace(payload, leaves={**payload.leaves, (module, "a"): dense(torch.ones_like(server.adapters[module, "a"]))})
     )
     after, outcome = aggregate(method, server, [good, replace(other, blob=blob)], ctx)
-    assert site in outcome.refused[other.client]
-    assert bits(after.adapters.sites[site].a) == bits(server.start.sites[site].a)
+    assert module in outcome.refused[other.client]
+    assert bits(after.adapters.modules[module].a) == bits(server.start.modules[module].a)
 
 
 def test_a_server_without_a_good_upload_stays_as_it_is(travelling):

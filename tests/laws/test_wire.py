@@ -63,11 +63,11 @@ def test_the_uploads_may_be_read_more_than_once(monkeypatch):
     method = create("fedsrd-e")
     rule, once = type(method.rule), type(method.rule).__call__
 
-    def twice(self, site, uploads, ctx):
+    def twice(self, module, uploads, ctx):
         readings.append(
             (bits([dict(parts) for _, parts in uploads]), bits([dict(uploads[k][1]) for k in range(len(uploads))]))
         )
-        return once(self, site, uploads, ctx)
+        return once(self, module, uploads, ctx)
 
     monkeypatch.setattr(rule, "__call__", twice)
     rounds(federation(method), 2)

@@ -8,14 +8,14 @@ from thinwire.lowrank import LowRank, unit_weights
 Change = tuple[Tensor, Tensor]
 
 
-def mean_product(site: LowRank, changes: list[Change], p: list[float]) -> Tensor:
-    a, b = site.a.double(), site.b.double()
+def mean_product(module: LowRank, changes: list[Change], p: list[float]) -> Tensor:
+    a, b = module.a.double(), module.b.double()
     return sum(w * (b + db.double()) @ (a + da.double()) for w, (da, db) in zip(p, changes, strict=True))
 
 
-def mean_change(site: LowRank, changes: list[Change], p: list[float]) -> Tensor:
+def mean_change(module: LowRank, changes: list[Change], p: list[float]) -> Tensor:
     """`mean_product - B A`, expanded so that float64 holds even a relative change of 1e-6 to the last float32 digit."""
-    a, b = site.a.double(), site.b.double()
+    a, b = module.a.double(), module.b.double()
     pairs = zip(p, changes, strict=True)
     return sum(w * (b @ da.double() + db.double() @ (a + da.double())) for w, (da, db) in pairs)
 
@@ -25,11 +25,11 @@ def best(whole: Tensor, rank: int) -> Tensor:
     return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
-def wanted(site: LowRank, changes: list[Change], p: list[float], truncated: bool) -> Tensor:
+def wanted(module: LowRank, changes: list[Change], p: list[float], truncated: bool) -> Tensor:
     """D: what the product is to change by."""
     if not truncated:
-        return mean_change(site, changes, p)
-    return best(mean_product(site, changes, p), site.rank) - site.b.double() @ site.a.double()
+        return mean_change(module, changes, p)
+    return best(mean_product(module, changes, p), module.rank) - module.b.double() @ module.a.double()
 
 
 def pinv(b: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def make(
     common: float = 0.5,
     seed: int = 0,
 ) -> tuple[LowRank, list[Change], list[float]]:
-    """A site whose B has singular values from 1 to 1 / condition, and changes of that relative size."""
+    """A module whose B has singular values from 1 to 1 / condition, and changes of that relative size."""
     g = torch.Generator().manual_seed(seed)
     a = (torch.rand(rank, columns, generator=g) * 2 - 1) / columns**0.5
     left, _ = torch.linalg.qr(torch.randn(rows, rank, generator=g))

@@ -14,20 +14,20 @@ from thinwire.presets import OFFICIAL
 TRUNCATED = {"fedsrd": FedSRD, "fedsrd-e": FedSRDe}
 
 
-def run(name: str, site: LowRank, changes: list[Change], p: list[float], round: int, **fields: object) -> Tensor:
+def run(name: str, module: LowRank, changes: list[Change], p: list[float], round: int, **fields: object) -> Tensor:
     method = TRUNCATED[name](**{**OFFICIAL, **fields})
     uploads = Reread(len(p), lambda k: (p[k], {"a": changes[k][0], "b": changes[k][1]}))
-    return method.rule(site, uploads, Context(round, 0))["ab"[round % 2]]
+    return method.rule(module, uploads, Context(round, 0))["ab"[round % 2]]
 
 
-def exact(name: str, site: LowRank, changes: list[Change], p: list[float], round: int) -> Tensor:
-    d = oracles.wanted(site, changes, p, name == "fedsrd")
-    return oracles.pinv(site.b) @ d if round % 2 == 0 else d @ oracles.pinv(site.a)
+def exact(name: str, module: LowRank, changes: list[Change], p: list[float], round: int) -> Tensor:
+    d = oracles.wanted(module, changes, p, name == "fedsrd")
+    return oracles.pinv(module.b) @ d if round % 2 == 0 else d @ oracles.pinv(module.a)
 
 
-def error(name: str, site: LowRank, changes: list[Change], p: list[float]) -> float:
+def error(name: str, module: LowRank, changes: list[Change], p: list[float]) -> float:
     """The larger of DA's and DB's relative errors."""
-    return max(relative(run(name, site, changes, p, r), exact(name, site, changes, p, r)) for r in (0, 1))
+    return max(relative(run(name, module, changes, p, r), exact(name, module, changes, p, r)) for r in (0, 1))
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
@@ -48,69 +48,69 @@ def test_tiny_and_large_changes(name: str, clients: int, condition: float, chang
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [3, 12])
 def test_a_change_along_the_weakest_directions(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients, condition=1e4)
-    turn = torch.randn(site.rank, site.rank, generator=torch.Generator().manual_seed(5))
-    aligned = [(da, 1e-2 * site.b @ turn + 0.01 * db) for da, db in changes]
-    assert error(name, site, aligned, p) < 1e-6
+    module, changes, p = make(clients=clients, condition=1e4)
+    turn = torch.randn(module.rank, module.rank, generator=torch.Generator().manual_seed(5))
+    aligned = [(da, 1e-2 * module.b @ turn + 0.01 * db) for da, db in changes]
+    assert error(name, module, aligned, p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [3, 12])
 @pytest.mark.parametrize("scale", [1e-5, 1e5])
 def test_factors_of_very_different_scale(name: str, clients: int, scale: float) -> None:
-    site, changes, p = make(clients=clients, condition=100.0)
-    site = LowRank(site.b * scale, site.a / scale)
-    assert error(name, site, [(da / scale, db * scale) for da, db in changes], p) < 1e-6
+    module, changes, p = make(clients=clients, condition=100.0)
+    module = LowRank(module.b * scale, module.a / scale)
+    assert error(name, module, [(da / scale, db * scale) for da, db in changes], p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [3, 12])
 def test_clients_of_very_different_scale(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients)
-    assert error(name, site, [(da * 10.0**-k, db * 10.0**-k) for k, (da, db) in enumerate(changes)], p) < 1e-6
+    module, changes, p = make(clients=clients)
+    assert error(name, module, [(da * 10.0**-k, db * 10.0**-k) for k, (da, db) in enumerate(changes)], p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [3, 12])
 def test_rank_deficient(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients)
-    b = site.b.clone()
+    module, changes, p = make(clients=clients)
+    b = module.b.clone()
     b[:, 2] = 0
     b[:, 5] = b[:, 6]
-    assert error(name, LowRank(b, site.a), changes, p) < 1e-6
+    assert error(name, LowRank(b, module.a), changes, p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [1, 4, 12])
 def test_first_round(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients)
-    site = LowRank(torch.zeros_like(site.b), site.a)
-    assert bool((run(name, site, changes, p, 0) == 0).all()), "pinv(0) = 0"
-    assert relative(run(name, site, changes, p, 1), exact(name, site, changes, p, 1)) < 1e-6
+    module, changes, p = make(clients=clients)
+    module = LowRank(torch.zeros_like(module.b), module.a)
+    assert bool((run(name, module, changes, p, 0) == 0).all()), "pinv(0) = 0"
+    assert relative(run(name, module, changes, p, 1), exact(name, module, changes, p, 1)) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [1, 3, 12])
 def test_identical_clients_are_one(name: str, clients: int) -> None:
-    site, changes, _ = make(clients=1, condition=1e3)
+    module, changes, _ = make(clients=1, condition=1e3)
     p = [1 / clients] * clients
-    assert error(name, site, changes * clients, p) < 1e-6
+    assert error(name, module, changes * clients, p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [4, 12])
 def test_bfloat16_uploads(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients, condition=1e3)
-    assert error(name, site, [(da.bfloat16().float(), db.bfloat16().float()) for da, db in changes], p) < 1e-6
+    module, changes, p = make(clients=clients, condition=1e3)
+    assert error(name, module, [(da.bfloat16().float(), db.bfloat16().float()) for da, db in changes], p) < 1e-6
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("clients", [4, 12])
 def test_no_change_is_no_change(name: str, clients: int) -> None:
-    site, changes, p = make(clients=clients)
+    module, changes, p = make(clients=clients)
     nothing = [(torch.zeros_like(da), torch.zeros_like(db)) for da, db in changes]
     for round in (0, 1):
-        assert run(name, site, nothing, p, round).abs().max() < 1e-12
+        assert run(name, module, nothing, p, round).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("clients", [12, 40])
@@ -121,8 +121,8 @@ def test_more_columns_than_the_product_has(clients: int, shape: tuple[int, int])
 
 def test_truncation_without_a_gap() -> None:
     """Clients that share nothing, and changes as large as the factors: the slowest case for the iteration."""
-    site, changes, p = make(300, 300, 8, clients=24, change=1.0, common=0.0)
-    assert error("fedsrd", site, changes, p) < 1e-4
+    module, changes, p = make(300, 300, 8, clients=24, change=1.0, common=0.0)
+    assert error("fedsrd", module, changes, p) < 1e-4
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
@@ -130,11 +130,11 @@ def test_truncation_without_a_gap() -> None:
 @pytest.mark.parametrize("condition", [10.0, 1e4])
 @pytest.mark.parametrize("clients", [3, 12])
 def test_damped_and_bounded(name: str, solve: str, condition: float, clients: int) -> None:
-    site, changes, p = make(clients=clients, condition=condition)
-    found = run(name, site, changes, p, 0, solve=solve, damping=0.05)
-    d = oracles.wanted(site, changes, p, name == "fedsrd")
+    module, changes, p = make(clients=clients, condition=condition)
+    found = run(name, module, changes, p, 0, solve=solve, damping=0.05)
+    d = oracles.wanted(module, changes, p, name == "fedsrd")
     mean = sum(w * da.double() for w, (da, _) in zip(p, changes, strict=True))
-    wanted = oracles.damped(site.b, d, 0.05) if solve == "damped" else oracles.bounded(site.b, d, mean)
+    wanted = oracles.damped(module.b, d, 0.05) if solve == "damped" else oracles.bounded(module.b, d, mean)
     assert relative(found, wanted) < 1e-6
     if solve == "bounded":
         assert (found.double() - mean).norm() <= mean.norm() * (1 + 1e-6)
@@ -143,11 +143,11 @@ def test_damped_and_bounded(name: str, solve: str, condition: float, clients: in
 def test_both_algorithms_agree_and_leave_inputs_alone() -> None:
     from thinwire.lowrank import Fixed
 
-    site, changes, p = make(clients=4)
+    module, changes, p = make(clients=4)
     terms = [(w, da, db) for w, (da, db) in zip(p, changes, strict=True)]
-    before = [tensor.clone() for term in terms for tensor in term[1:]] + [site.a.clone(), site.b.clone()]
-    few, many = (function(Fixed.of(site.b), site.a, terms) for function in (best_of_few, best_of_many))
+    before = [tensor.clone() for term in terms for tensor in term[1:]] + [module.a.clone(), module.b.clone()]
+    few, many = (function(Fixed.of(module.b), module.a, terms) for function in (best_of_few, best_of_many))
     for one, other in zip(few, many, strict=True):
         assert relative(one, other.double()) < 1e-6
-    after = [tensor for term in terms for tensor in term[1:]] + [site.a, site.b]
+    after = [tensor for term in terms for tensor in term[1:]] + [module.a, module.b]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))

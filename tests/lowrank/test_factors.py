@@ -80,11 +80,11 @@ def test_project_on_a_factor() -> None:
 
 
 def test_means_and_differences_are_the_mean_product() -> None:
-    site, p = pair(30, 20, 3, 0), [0.2, 0.3, 0.5]
+    module, p = pair(30, 20, 3, 0), [0.2, 0.3, 0.5]
     changes = [(pair(30, 20, 3, k).a.double(), pair(30, 20, 3, k + 9).b.double()) for k in (1, 2, 3)]
-    exact = sum(w * (site.b + db) @ (site.a + da) for w, (da, db) in zip(p, changes, strict=True))
+    exact = sum(w * (module.b + db) @ (module.a + da) for w, (da, db) in zip(p, changes, strict=True))
     (mean_a, mean_b), rest = differences((w, da, db) for w, (da, db) in zip(p, changes, strict=True))
-    assert close((site.b + mean_b) @ (site.a + mean_a) + sum(share * db @ da for share, da, db in rest), exact)
+    assert close((module.b + mean_b) @ (module.a + mean_a) + sum(share * db @ da for share, da, db in rest), exact)
 
 
 @pytest.mark.parametrize("damping", [None, 0.0, 0.1])

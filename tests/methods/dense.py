@@ -14,9 +14,9 @@ Change = tuple[Tensor, Tensor]
 """(dA, dB) of one client."""
 
 
-def mean_product(site: LowRank, changes: Sequence[Change], weights: Sequence[float]) -> Tensor:
+def mean_product(module: LowRank, changes: Sequence[Change], weights: Sequence[float]) -> Tensor:
     """`sum_k p_k (B + dB_k)(A + dA_k)`."""
-    b, a = site.b.double(), site.a.double()
+    b, a = module.b.double(), module.a.double()
     return sum(p * (b + db.double()) @ (a + da.double()) for p, (da, db) in zip(weights, changes, strict=True))
 
 
@@ -26,10 +26,10 @@ def best(matrix: Tensor, rank: int) -> Tensor:
     return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
-def wanted(site: LowRank, changes: Sequence[Change], weights: Sequence[float], svd: bool) -> Tensor:
+def wanted(module: LowRank, changes: Sequence[Change], weights: Sequence[float], svd: bool) -> Tensor:
     """D: what the product should change by."""
-    mean = mean_product(site, changes, weights)
-    return (best(mean, site.rank) if svd else mean) - site.b.double() @ site.a.double()
+    mean = mean_product(module, changes, weights)
+    return (best(mean, module.rank) if svd else mean) - module.b.double() @ module.a.double()
 
 
 def pinv(b: Tensor, d: Tensor, mean: Tensor) -> Tensor:
@@ -66,14 +66,14 @@ def _plus(square: Tensor, shift: float) -> Tensor:
 
 
 def update(
-    site: LowRank, changes: Sequence[Change], weights: Sequence[float], part: str, svd: bool, solve: str = "pinv"
+    module: LowRank, changes: Sequence[Change], weights: Sequence[float], part: str, svd: bool, solve: str = "pinv"
 ) -> Tensor:
     """The server's DA or DB."""
     rule = {"pinv": pinv, "damped": damped, "bounded": bounded}[solve]
-    d = wanted(site, changes, weights, svd)
+    d = wanted(module, changes, weights, svd)
     if part == "a":
-        return rule(site.b, d, sum(p * da.double() for p, (da, _) in zip(weights, changes, strict=True)))
-    return rule(site.a.T, d.T, sum(p * db.double().T for p, (_, db) in zip(weights, changes, strict=True))).T
+        return rule(module.b, d, sum(p * da.double() for p, (da, _) in zip(weights, changes, strict=True)))
+    return rule(module.a.T, d.T, sum(p * db.double().T for p, (_, db) in zip(weights, changes, strict=True))).T
 
 
 def sparsified(scores: Tensor, change: Tensor, base: float, coefficient: float, upper: float, rescale: bool) -> Tensor:

@@ -35,9 +35,9 @@ def test_the_new_factors_are_the_mean_of_the_clients(name, weights, shares):
 def test_ffa_lora_never_moves_or_sends_a():
     federated = federation(("ffa-lora", {}), 3)
     state, _ = rounds(federated, 3)
-    for name, site in state.server.adapters.sites.items():
-        assert torch.equal(site.a, state.server.start.sites[name].a)
-        assert site.b.any()
+    for name, module in state.server.adapters.modules.items():
+        assert torch.equal(module.a, state.server.start.modules[name].a)
+        assert module.b.any()
     assert all(part in ("b", EXTRA) for blob in state.server.log.values() for _, part in unpack(blob).leaves)
 
 
@@ -48,9 +48,9 @@ def test_ffa_lora_is_exact_where_fedit_is_biased():
         federated = federation((name, {"precision": "float32"}), 3)
         trained = [alone(federated.method, data, first(federated).server.adapters) for data in range(3)]
         state, _ = rounds(federated, 1)
-        site = "layer.0.query"
-        mean = sum(own.sites[site].b @ own.sites[site].a for own in trained) / 3
-        got = state.server.adapters.sites[site]
+        module = "layer.0.query"
+        mean = sum(own.modules[module].b @ own.modules[module].a for own in trained) / 3
+        got = state.server.adapters.modules[module]
         gaps[name] = float((got.b @ got.a - mean).norm() / mean.norm())
     assert gaps["ffa-lora"] < 1e-5
     assert gaps["fedit"] > 0.01
@@ -59,7 +59,7 @@ def test_ffa_lora_is_exact_where_fedit_is_biased():
 def test_local_clients_go_their_own_ways():
     state, _ = rounds(federation(("local", {}), 2), 2)
     one, other = (state.clients[name].memory["own"] for name in ("client-0", "client-1"))
-    assert not torch.equal(one.sites["layer.0.up"].b, other.sites["layer.0.up"].b)
+    assert not torch.equal(one.modules["layer.0.up"].b, other.modules["layer.0.up"].b)
     assert create("local").own(state.held, state.clients["client-0"].memory) is one
     assert create("local").own(state.held, {}) is state.held
     assert create("fedit").personal is None
@@ -68,5 +68,5 @@ def test_local_clients_go_their_own_ways():
 def test_local_can_freeze_a():
     state, _ = rounds(federation(("local", {"freeze_a": True}), 1), 2)
     own = state.clients["client-0"].memory["own"]
-    for name, site in own.sites.items():
-        assert torch.equal(site.a, state.server.start.sites[name].a)
+    for name, module in own.modules.items():
+        assert torch.equal(module.a, state.server.start.modules[name].a)

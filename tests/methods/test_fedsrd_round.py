@@ -24,7 +24,7 @@ OFFICIAL = {"base": 0.85, "coefficient": 0.1, "upper": 0.11, "rescale": True}
 
 
 def uploads_of_a_round(method, number=1, clients=3):
-    """(state before, {client: (dA, dB by site decoded, trained)}) of round `number`."""
+    """(state before, {client: (dA, dB by module decoded, trained)}) of round `number`."""
     federated = federation(method, clients)
     state, _ = rounds(federated, number)
     ctx, sent = Context(number, federated.seed), {}
@@ -43,13 +43,13 @@ def test_an_official_upload_follows_the_official_steps(name):
     _, state, sent = uploads_of_a_round(method)
     old = state.server.adapters
     for leaves, new in sent.values():
-        for site in old.sites:
-            da, db = new.sites[site].a - old.sites[site].a, new.sites[site].b - old.sites[site].b
-            score_b = db.abs() * old.sites[site].a.norm(dim=1)
-            score_a = da.abs() * new.sites[site].b.norm(dim=0)[:, None]
+        for module in old.modules:
+            da, db = new.modules[module].a - old.modules[module].a, new.modules[module].b - old.modules[module].b
+            score_b = db.abs() * old.modules[module].a.norm(dim=1)
+            score_a = da.abs() * new.modules[module].b.norm(dim=0)[:, None]
             for part, change, scores in (("a", da, score_a), ("b", db, score_b)):
                 want = dense.sparsified(scores, change, **OFFICIAL)
-                leaf = leaves[site, part]
+                leaf = leaves[module, part]
                 assert isinstance(leaf.positions, Listed)
                 torch.testing.assert_close(leaf.dense().double(), want, rtol=1e-5, atol=1e-7)
                 torch.testing.assert_close(leaf.dense().abs().sum(), change.abs().sum(), rtol=1e-5, atol=0)
@@ -68,19 +68,19 @@ def test_an_official_round_follows_the_dense_formulas(name, number):
     after = play(federated, state, lambda line: None).server
     broadcast = unpack(after.log[after.version]).leaves
     part = "a" if number % 2 == 0 else "b"
-    for site, before in state.server.adapters.sites.items():
-        changes = [(leaves[site, "a"].dense(), leaves[site, "b"].dense()) for leaves, _ in sent.values()]
+    for module, before in state.server.adapters.modules.items():
+        changes = [(leaves[module, "a"].dense(), leaves[module, "b"].dense()) for leaves, _ in sent.values()]
         want = dense.update(before, changes, [1 / 3] * 3, part, svd=name == "fedsrd-official")
-        leaf = broadcast[site, part]
+        leaf = broadcast[module, part]
         assert isinstance(leaf.positions, Seeded)
         assert leaf.positions.density == pytest.approx(0.2)
         kept = torch.zeros(leaf.size, dtype=torch.bool)
         kept[leaf.indices()] = True
         masked = torch.where(kept.reshape(leaf.shape), want / 0.2, 0.0)
         torch.testing.assert_close(leaf.dense().double(), masked, rtol=1e-3, atol=1e-5)
-        moved = (after.adapters.sites[site].a - before.a) if part == "a" else (after.adapters.sites[site].b - before.b)
+        moved = after.adapters[module, part] - getattr(before, part)
         torch.testing.assert_close(moved.double(), masked, rtol=1e-3, atol=1e-5)
-        assert (site, "b" if part == "a" else "a") not in broadcast
+        assert (module, "b" if part == "a" else "a") not in broadcast
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -89,18 +89,18 @@ def test_the_official_code_starts_with_a_and_loses_round_0(name):
     start = first(federated)
     state, lines = rounds(federated, 1, start)
     assert all(line["status"] == "counted" and line["bytes_up"] > 0 for line in lines)
-    for site, before in start.server.adapters.sites.items():
-        assert torch.equal(state.server.adapters.sites[site].a, before.a)
-        assert torch.equal(state.server.adapters.sites[site].b, before.b)
+    for module, before in start.server.adapters.modules.items():
+        assert torch.equal(state.server.adapters.modules[module].a, before.a)
+        assert torch.equal(state.server.adapters.modules[module].b, before.b)
     later, _ = rounds(federated, 1, state)
-    assert all(site.b.any() for site in later.server.adapters.sites.values())
+    assert all(module.b.any() for module in later.server.adapters.modules.values())
 
 
 @pytest.mark.parametrize("name", ["fedsrd", "fedsrd-e"])
 def test_ours_learns_in_round_0(name):
     state, _ = rounds(federation((name, {}), 3), 1)
-    sites = state.server.adapters.sites
-    assert any(site.b.any() for site in sites.values())
+    modules = state.server.adapters.modules
+    assert any(module.b.any() for module in modules.values())
     assert unpack(state.server.log[1]).density < 0.3
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.compress.test_top_k import sorted_out
-from tests.laws.synthetic import SITES, federation, first, made, rounds, start_adapters
+from tests.laws.synthetic import MODULES, federation, first, made, rounds, start_adapters
 from tests.methods.watched import unequal, watched
 from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
@@ -106,9 +106,9 @@ def test_frozen_a_never_moves_travels_or_is_masked():
     seen = watched(made, state)
     assert all(part != "a" for payload in (*seen.up.values(), seen.down["client-0"][0]) for _, part in payload.leaves)
     judged = made.method.exchange.result(state.server.adapters, Context(3, 0))
-    for name, site in start_adapters().sites.items():
+    for name, module in start_adapters().modules.items():
         for adapters in (state.server.adapters, seen.plans["client-1"].start, judged):
-            assert torch.equal(adapters.sites[name].a, site.a)
+            assert torch.equal(adapters.modules[name].a, module.a)
     trained = [key for key, _ in state.server.adapters.items() if key[1] != "a"]
     count = sum(state.server.adapters[key].numel() for key in trained)
     assert sum(leaf.kept for leaf in seen.down["client-0"][0].leaves.values()) == int(0.1 * count)
@@ -189,9 +189,9 @@ def test_a_client_never_receives_or_sends_more_than_its_density(local):
         state = seen.after
 
 
-def largest_rows(site, rank):
-    norms = [float(site.b[:, row].norm() * site.a[row].norm()) for row in range(site.rank)]
-    return sorted(sorted(range(site.rank), key=lambda row: -norms[row])[:rank])
+def largest_rows(module, rank):
+    norms = [float(module.b[:, row].norm() * module.a[row].norm()) for row in range(module.rank)]
+    return sorted(sorted(range(module.rank), key=lambda row: -norms[row])[:rank])
 
 
 @pytest.mark.parametrize("rows", ["first", "largest"])
@@ -200,31 +200,31 @@ def test_rank_tiers_hold_rows_and_give_them_back_to_where_they_were_cut(rows):
     made = unequal(("flasc", {"rows": rows, **dense}), ranks=(1, 2, None))
     state, _ = rounds(made, 2)
     turned = {  # so that the largest rows are not the first
-        (name, "b"): site.b.flip(1) * torch.arange(1.0, site.rank + 1)
-        for name, site in state.server.adapters.sites.items()
+        (name, "b"): module.b.flip(1) * torch.arange(1.0, module.rank + 1)
+        for name, module in state.server.adapters.modules.items()
     }
     state = replace(state, server=replace(state.server, adapters=state.server.adapters.put(turned)))
     seen = watched(made, state)
     changes: list[Change] = []
     for client in made.clients:
         whole: Change = {}
-        for name, site in state.server.adapters.sites.items():
-            rank = min(client.rank or site.rank, site.rank)
-            held = largest_rows(site, rank) if rows == "largest" else list(range(rank))
-            own, trained = seen.plans[client.name].start.sites[name], seen.trained[client.name].sites[name]
-            assert torch.equal(own.a, site.a[held])
-            assert torch.equal(own.b, site.b[:, held])
-            assert own.scale == site.scale
-            da, db = torch.zeros_like(site.a), torch.zeros_like(site.b)
+        for name, module in state.server.adapters.modules.items():
+            rank = min(client.rank or module.rank, module.rank)
+            held = largest_rows(module, rank) if rows == "largest" else list(range(rank))
+            own, trained = seen.plans[client.name].start.modules[name], seen.trained[client.name].modules[name]
+            assert torch.equal(own.a, module.a[held])
+            assert torch.equal(own.b, module.b[:, held])
+            assert own.scale == module.scale
+            da, db = torch.zeros_like(module.a), torch.zeros_like(module.b)
             da[held], db[:, held] = trained.a - own.a, trained.b - own.b
             whole |= {(name, "a"): da, (name, "b"): db}
         changes.append(whole)
-    for name, site in state.server.adapters.sites.items():
-        after = seen.after.server.adapters.sites[name]
+    for name, module in state.server.adapters.modules.items():
+        after = seen.after.server.adapters.modules[name]
         for part in ("a", "b"):
             want = sum(change[name, part] for change in changes) / 3
-            torch.testing.assert_close(getattr(after, part) - getattr(site, part), want, rtol=1e-4, atol=1e-6)
-    assert any(largest_rows(site, 1) != [0] for site in state.server.adapters.sites.values())
+            torch.testing.assert_close(getattr(after, part) - getattr(module, part), want, rtol=1e-4, atol=1e-6)
+    assert any(largest_rows(module, 1) != [0] for module in state.server.adapters.modules.values())
 
 
 def test_frozen_a_cannot_follow_the_largest_rows():
@@ -240,4 +240,5 @@ def test_ranks_and_densities_of_a_client_go_together():
         held = sum(tensor.numel() for _, tensor in made.method.rule.cut(state.server.adapters, client.rank).items())
         for payload in (seen.up[client.name], seen.down[client.name][0]):
             assert sum(leaf.kept for leaf in payload.leaves.values()) <= client.density * held
-    assert {site.rank for site in state.server.adapters.sites.values()} == {rank for _, rank, _ in SITES.values()}
+    ranks = {name: module.rank for name, module in state.server.adapters.modules.items()}
+    assert set(ranks.values()) == {rank for _, rank, _ in MODULES.values()}

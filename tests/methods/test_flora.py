@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.laws.synthetic import SITES, federation, first, made, rounds, seeded, start_adapters
+from tests.laws.synthetic import MODULES, federation, first, made, rounds, seeded, start_adapters
 from tests.methods.watched import product, unequal, watched
 from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
@@ -34,14 +34,14 @@ def close(got, want, tolerance=1e-6):
 
 def trained_products(seen, made, name, fixed_alpha=False):
     """`sum_k p_k s_k B_k A_k` by its formula, float64."""
-    site, total = start_adapters().sites[name], sum(client.examples for client in made.clients)
+    module, total = start_adapters().modules[name], sum(client.examples for client in made.clients)
     terms = []
     for client in made.clients:
-        own = seen.trained[client.name].sites[name]
-        rank = min(client.rank or site.rank, site.rank)
+        own = seen.trained[client.name].modules[name]
+        rank = min(client.rank or module.rank, module.rank)
         assert own.rank == rank
-        alpha = site.scale * site.rank
-        scale = alpha / rank if fixed_alpha else site.scale
+        alpha = module.scale * module.rank
+        scale = alpha / rank if fixed_alpha else module.scale
         assert own.scale == scale, "what trains is what is stacked"
         terms.append(client.examples / total * scale * own.b.double() @ own.a.double())
     return sum(terms)
@@ -50,15 +50,15 @@ def trained_products(seen, made, name, fixed_alpha=False):
 @pytest.mark.parametrize("fixed_alpha", [False, True])
 def test_the_stack_is_the_sum_of_products_with_unequal_ranks(fixed_alpha):
     made = unequal(("flora", {"fixed_alpha": fixed_alpha, **EXACT}), ranks=RANKS, weights="examples")
-    state, sums = first(made), {name: torch.zeros(()) for name in SITES}
+    state, sums = first(made), {name: torch.zeros(()) for name in MODULES}
     for _ in range(2):
         seen = watched(made, state)
         state = seen.after
-        for name, (_, rank, _) in SITES.items():
+        for name, (_, rank, _) in MODULES.items():
             sums[name] = sums[name] + trained_products(seen, made, name, fixed_alpha)
             merged = state.server.adapters.merged[name]
             close(merged.b.double() @ merged.a.double(), sums[name])
-            assert not state.server.adapters.sites[name].b.any(), "nothing but the stack is global"
+            assert not state.server.adapters.modules[name].b.any(), "nothing but the stack is global"
             assert merged.scale == 1.0
             ranks = sum(min(own or rank, rank) for own in RANKS)
             assert merged.rank == min(state.round * ranks, merged.b.shape[0], merged.a.shape[1])
@@ -70,13 +70,13 @@ def test_every_round_and_client_starts_afresh_on_what_is_merged():
     for _ in range(2):
         seen = watched(made, state)
         for name, plan in seen.plans.items():
-            assert not any(site.b.any() for site in plan.start.sites.values())
+            assert not any(module.b.any() for module in plan.start.modules.values())
             assert plan.start.merged.keys() == state.server.adapters.merged.keys()
             rank = {"client-0": 2}.get(name, 4)
-            site = plan.start.sites["layer.0.query"]
-            assert site.a.shape == (rank, 10)
-            assert float(site.a.abs().max()) <= 10**-0.5
-            starts.append(site.a[:2])
+            module = plan.start.modules["layer.0.query"]
+            assert module.a.shape == (rank, 10)
+            assert float(module.a.abs().max()) <= 10**-0.5
+            starts.append(module.a[:2])
         state = seen.after
     assert len({tuple(a.flatten().tolist()) for a in starts}) == 6
 
@@ -93,15 +93,15 @@ def test_extras_are_averaged_as_changes():
 def test_an_adapter_to_continue_is_what_everyone_trains_on():
     """`model.adapter`: its product counts in training and in what is evaluated, though A and B begin anew."""
     given = start_adapters()
-    given = given.put({(name, "b"): seeded(3, height, rank) for name, (height, rank, _) in SITES.items()})
+    given = given.put({(name, "b"): seeded(3, height, rank) for name, (height, rank, _) in MODULES.items()})
     made = federation(("flora", EXACT), 2)
     state = start_of(begin(start_adapters(), made.seed, given), (client.name for client in made.clients))
     seen = watched(made, state)
-    for name in SITES:
+    for name in MODULES:
         for plan in seen.plans.values():
             close(product(plan.start, name), product(given, name))
         want = product(given, name) + sum(
-            own.sites[name].scale * own.sites[name].b.double() @ own.sites[name].a.double() / 2
+            own.modules[name].scale * own.modules[name].b.double() @ own.modules[name].a.double() / 2
             for own in seen.trained.values()
         )
         close(product(seen.after.server.adapters, name), want)
@@ -127,7 +127,7 @@ def test_what_a_late_joiner_is_sent_stops_growing(fields):
     assert sizes[0] < sizes[1], "it grows while the stack's rank does"
     assert max(sizes[10:]) <= 1.05 * sizes[10]
     for name, pair in state.server.adapters.merged.items():
-        assert pair.rank <= min(SITES[name][0], SITES[name][2])
+        assert pair.rank <= min(MODULES[name][0], MODULES[name][2])
     assert sum(map(len, state.server.log.values())) <= 3 * max(sizes)
 
 
@@ -149,11 +149,11 @@ def test_a_warm_start_loses_nothing_of_the_mean_product(ranks):
     state, total = first(made), sum(client.examples for client in made.clients)
     for number in range(4):
         seen = watched(made, state)
-        for name, site in state.server.adapters.sites.items():
+        for name, module in state.server.adapters.modules.items():
             for client in made.clients:
                 start = seen.plans[client.name].start
                 close(product(start, name), product(state.server.adapters, name), 1e-5 if number else 0)
-                assert start.sites[name].rank == min(client.rank or site.rank, site.rank)
+                assert start.modules[name].rank == min(client.rank or module.rank, module.rank)
             want = sum(c.examples / total * product(seen.trained[c.name], name) for c in made.clients)
             close(product(seen.after.server.adapters, name), want, 3e-6)
         state = seen.after
@@ -162,10 +162,10 @@ def test_a_warm_start_loses_nothing_of_the_mean_product(ranks):
 def test_a_warm_start_keeps_the_leading_components():
     made = federation(("flora", {"warm_start": True, **EXACT}), 3)
     seen = watched(made, first(made))
-    for name, (_, rank, _) in SITES.items():
+    for name, (_, rank, _) in MODULES.items():
         mean = sum(product(own, name) for own in seen.trained.values()) / 3
         u, s, vt = torch.linalg.svd(mean, full_matrices=False)
-        after = seen.after.server.adapters.sites[name]
+        after = seen.after.server.adapters.modules[name]
         close(after.scale * after.b.double() @ after.a.double(), (u[:, :rank] * s[:rank]) @ vt[:rank], 1e-5)
 
 
@@ -193,12 +193,13 @@ def test_the_merged_model_is_the_dense_sum(tiny, architecture):
             done = trainer.train([Job(plan, copying(30, client.index), client.index, number)])[0].adapters
             uploads.append((0.5, done))
         change = {}
-        for name, site in adapters.sites.items():
-            parts = [(p, {"a": done.sites[name].a, "b": done.sites[name].b}) for p, done in uploads]
-            found = method.rule(site, parts, ctx)
+        for name, module in adapters.modules.items():
+            parts = [(p, {"a": done.modules[name].a, "b": done.modules[name].b}) for p, done in uploads]
+            found = method.rule(module, parts, ctx)
             change |= {(name, part): tensor for part, tensor in found.items()}
             weight = dense.get_submodule(name).weight
-            total = sum(p * done.sites[name].scale * done.sites[name].b @ done.sites[name].a for p, done in uploads)
+            pairs = [(p, done.modules[name]) for p, done in uploads]
+            total = sum(p * pair.scale * pair.b @ pair.a for p, pair in pairs)
             weight.data += total.T if architecture == "gpt2" else total
         adapters = adapters.add(change)
     peft_bridge.write(trainer.model, adapters)
@@ -216,11 +217,11 @@ def test_roundings_of_a_bfloat16_base_do_not_add_up():
     sums = merged = None
     for count in range(1, 101):
         merged = step if merged is None else joined(merged, step)
-        merging.put({"site": module}, {"site": merged})
+        merging.put({"module": module}, {"module": merged})
         sums = torch.full((4, 4), 1 + 1e-3 * count).bfloat16()
         assert torch.allclose(module.weight.float(), sums.float(), rtol=2**-8)
     assert float(module.weight.detach()[0, 0]) == pytest.approx(1.1, rel=2**-8)
-    merging.put({"site": module}, {})
+    merging.put({"module": module}, {})
     assert torch.equal(module.weight, torch.ones(4, 4, dtype=torch.bfloat16))
 
 
@@ -228,7 +229,7 @@ def test_a_quantised_base_is_refused():
     module = torch.nn.Linear(4, 4, bias=False)
     module.weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ConfigError, match="one that is not quantised"):
-        merging.put({"site": module}, {"site": LowRank(torch.ones(4, 1), torch.ones(1, 4))})
+        merging.put({"module": module}, {"module": LowRank(torch.ones(4, 1), torch.ones(1, 4))})
 
 
 def test_a_broadcast_is_the_stack_and_a_state_is_whole():
@@ -238,4 +239,4 @@ def test_a_broadcast_is_the_stack_and_a_state_is_whole():
     assert {part for _, part in stack} == {"merged_a", "merged_b", "extra"}
     assert stack["layer.0.query", "merged_a"].shape == (8, 10)
     whole = unpack(state.server.state).leaves
-    assert {name for name, part in whole if part == "merged_a"} == set(SITES)
+    assert {name for name, part in whole if part == "merged_a"} == set(MODULES)

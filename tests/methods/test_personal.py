@@ -108,11 +108,11 @@ def test_the_server_takes_nesterov_steps():
 def test_fusion_mixes_factors_and_shares_extras():
     one, two = rounds(federation(("fedit", {}), 2), 1)[0].server.adapters, start_adapters()
     both = fused(one, two, 0.75, -0.25)
-    site, name = "layer.0.query", "head.weight"
-    torch.testing.assert_close(both.sites[site].b, 0.75 * one.sites[site].b - 0.25 * two.sites[site].b)
-    torch.testing.assert_close(both.sites[site].a, 0.75 * one.sites[site].a - 0.25 * two.sites[site].a)
+    module, name = "layer.0.query", "head.weight"
+    torch.testing.assert_close(both.modules[module].b, 0.75 * one.modules[module].b - 0.25 * two.modules[module].b)
+    torch.testing.assert_close(both.modules[module].a, 0.75 * one.modules[module].a - 0.25 * two.modules[module].a)
     torch.testing.assert_close(both.extras[name], 0.75 * one.extras[name] + 0.25 * two.extras[name])
-    assert both.sites[site].rank == one.sites[site].rank
+    assert both.modules[module].rank == one.modules[module].rank
     assert bits(fused(one, one, 0.0, 0.0).extras) == bits(fused(one, one, 0.5, 0.5).extras)
 
 
@@ -153,16 +153,16 @@ def test_fedsa_shares_a_and_keeps_b():
     federated = federation(("fedsa-lora", {}), 3)
     state, _ = rounds(federated, 3)
     start = start_adapters()
-    for name, site in state.server.adapters.sites.items():
-        assert torch.equal(site.b, start.sites[name].b)
-        assert not torch.equal(site.a, start.sites[name].a)
+    for name, module in state.server.adapters.modules.items():
+        assert torch.equal(module.b, start.modules[name].b)
+        assert not torch.equal(module.a, start.modules[name].a)
     ends = {}
     for client in federated.clients:
         memory = state.clients[client.name].memory
         ends[client.name] = federated.method.personal.ends(state.server.adapters, memory, None)["personal"].adapters
-        for name, site in ends[client.name].sites.items():
-            assert torch.equal(site.a, state.server.adapters.sites[name].a)
-            assert torch.equal(site.b, memory["own"].sites[name].b)
+        for name, module in ends[client.name].modules.items():
+            assert torch.equal(module.a, state.server.adapters.modules[name].a)
+            assert torch.equal(module.b, memory["own"].modules[name].b)
     assert not same(ends["client-0"], ends["client-1"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.laws.synthetic import SITES, bits, federation, first, rounds, start_adapters
+from tests.laws.synthetic import MODULES, bits, federation, first, rounds, start_adapters
 from tests.methods.watched import unequal, watched
 from thinwire.engine import Upload, aggregate
 from thinwire.lowrank import LowRank, principal
@@ -28,12 +28,12 @@ def test_a_client_holds_the_first_rows(name):
     state, _ = rounds(made, 2)
     seen = watched(made, state)
     for client in made.clients:
-        for site, whole in state.server.adapters.sites.items():
+        for module, whole in state.server.adapters.modules.items():
             rank = min(client.rank or whole.rank, whole.rank)
-            own = seen.plans[client.name].start.sites[site]
+            own = seen.plans[client.name].start.modules[module]
             assert torch.equal(own.a, whole.a[:rank])
             assert torch.equal(own.b, whole.b[:, :rank])
-            assert seen.up[client.name].leaves[site, "a"].shape == (rank, whole.a.shape[1])
+            assert seen.up[client.name].leaves[module, "a"].shape == (rank, whole.a.shape[1])
 
 
 @pytest.mark.parametrize("weighting", ["plain", "norm"])
@@ -41,29 +41,29 @@ def test_hetlora_is_the_weighted_mean_of_padded_factors(weighting):
     made = unequal(("hetlora", {"weighting": weighting, **EXACT}), ranks=RANKS, weights="examples")
     state, _ = rounds(made, 1)
     seen = watched(made, state)
-    for name, (_, rank, _) in SITES.items():
-        sites = {client: own.sites[name] for client, own in seen.trained.items()}
+    for name, (_, rank, _) in MODULES.items():
+        modules = {client: own.modules[name] for client, own in seen.trained.items()}
         weights = shares_of(made)
         if weighting == "norm":
-            weights = {k: p * float((sites[k].b.double() @ sites[k].a.double()).norm()) for k, p in weights.items()}
+            weights = {k: p * float((modules[k].b.double() @ modules[k].a.double()).norm()) for k, p in weights.items()}
         total = sum(weights.values())
         for part in ("a", "b"):
-            want = torch.zeros_like(getattr(state.server.adapters.sites[name], part))
-            for client, site in sites.items():
-                own = min(rank, site.rank)
+            want = torch.zeros_like(getattr(state.server.adapters.modules[name], part))
+            for client, module in modules.items():
+                own = min(rank, module.rank)
                 where = (slice(own),) if part == "a" else (slice(None), slice(own))
-                want[where] += weights[client] / total * getattr(site, part)
-            got = getattr(seen.after.server.adapters.sites[name], part)
+                want[where] += weights[client] / total * getattr(module, part)
+            got = getattr(seen.after.server.adapters.modules[name], part)
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
 def test_hetlora_weighs_equally_while_all_products_are_zero():
     method = federation(("hetlora", EXACT), 1).method
-    site = start_adapters().sites["layer.0.query"]
-    one, zero = torch.ones_like(site.a), torch.zeros_like(site.b)
+    module = start_adapters().modules["layer.0.query"]
+    one, zero = torch.ones_like(module.a), torch.zeros_like(module.b)
     changes = [(0.25, {"a": one, "b": zero}), (0.75, {"a": -one, "b": zero})]
-    got = method.rule(site, Uploads(2, lambda k: changes[k]), Context(0, 0))
-    torch.testing.assert_close(got["a"], torch.full_like(site.a, -0.5))
+    got = method.rule(module, Uploads(2, lambda k: changes[k]), Context(0, 0))
+    torch.testing.assert_close(got["a"], torch.full_like(module.a, -0.5))
 
 
 def test_flexlora_is_the_svd_of_the_mean_product():
@@ -71,16 +71,16 @@ def test_flexlora_is_the_svd_of_the_mean_product():
     state = first(made)
     for _ in range(2):
         seen = watched(made, state)
-        for name, (_, rank, _) in SITES.items():
-            own = {client: trained.sites[name] for client, trained in seen.trained.items()}
+        for name, (_, rank, _) in MODULES.items():
+            own = {client: trained.modules[name] for client, trained in seen.trained.items()}
             mean = sum(p * own[c].b.double() @ own[c].a.double() for c, p in shares_of(made).items())
             u, s, vt = torch.linalg.svd(mean, full_matrices=False)
-            got = seen.after.server.adapters.sites[name]
+            got = seen.after.server.adapters.modules[name]
             close(got.b.double() @ got.a.double(), (u[:, :rank] * s[:rank]) @ vt[:rank])
             for cut in range(1, rank + 1):  # each client's first components are the best of its rank
                 close(got.b[:, :cut].double() @ got.a[:cut].double(), (u[:, :cut] * s[:cut]) @ vt[:cut])
             torch.testing.assert_close(got.a @ got.a.T, torch.eye(rank), rtol=0, atol=1e-5)
-            assert got.scale == state.server.adapters.sites[name].scale
+            assert got.scale == state.server.adapters.modules[name].scale
         state = seen.after
 
 
@@ -128,14 +128,14 @@ def test_an_upload_of_another_rank_is_refused_and_named(name):
 
 
 def test_components_that_the_product_lacks_can_still_be_trained():
-    """Rank 1 in a site of rank 3: the other rows of A stay, with B zero, so that B has a gradient."""
-    site = LowRank(torch.zeros(5, 3), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), 2.0)
+    """Rank 1 in a module of rank 3: the other rows of A stay, with B zero, so that B has a gradient."""
+    module = LowRank(torch.zeros(5, 3), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), 2.0)
     total = LowRank(torch.ones(5, 1), torch.ones(1, 4))
-    new = principal(total, site)
+    new = principal(total, module)
     torch.testing.assert_close(new.b @ new.a, torch.ones(5, 4))
-    assert torch.equal(new.a[1:], site.a[1:])
+    assert torch.equal(new.a[1:], module.a[1:])
     assert not new.b[:, 1:].any()
     assert new.scale == 2.0
-    nothing = principal(LowRank(torch.zeros(5, 3), site.a), site)
-    assert torch.equal(nothing.a, site.a)
+    nothing = principal(LowRank(torch.zeros(5, 3), module.a), module)
+    assert torch.equal(nothing.a, module.a)
     assert not nothing.b.any()

@@ -84,9 +84,9 @@ def held(job: Job, done: Trained) -> Trained:
 
 
 def product(adapters: Adapters, name: str) -> Tensor:
-    """What the adapters add to a site's base weight, merged parts included; float64 (O, I)."""
-    site = adapters.sites[name]
-    total = site.scale * site.b.double() @ site.a.double()
+    """What the adapters add to a module's base weight, merged parts included; float64 (O, I)."""
+    module = adapters.modules[name]
+    total = module.scale * module.b.double() @ module.a.double()
     if name in adapters.merged:
         total = total + adapters.merged[name].b.double() @ adapters.merged[name].a.double()
     return total

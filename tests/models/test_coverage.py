@@ -51,7 +51,7 @@ def test_modules_named_as_experts_were_arrive_in_plain_peft(mixture, tmp_path, r
     lora = LoraConfig(rank=2, alpha=3.0, dropout=0.1, ranks=ranks)
     model = peft_bridge.attach(mixture_base(mixture), lora)
     adapters = noisy(model)
-    assert {name.rpartition(".")[2] for name in adapters.sites} == {
+    assert {name.rpartition(".")[2] for name in adapters.modules} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
     peft_bridge.write(model, adapters)
@@ -80,7 +80,7 @@ def test_layers_whose_weight_is_used_without_a_call_are_left_out():
     with pytest.raises(ConfigError, match=rf"'x_proj': {MIXER}.x_proj cannot be adapted: MambaMixer uses its weight"):
         peft_bridge.attach(base, LoraConfig(rank=2, targets=("x_proj",)))
     model = peft_bridge.attach(base, LoraConfig(rank=2))
-    assert set(peft_bridge.read(model).sites) == {f"backbone.layers.{k}.mixer.in_proj" for k in (0, 1)}
+    assert set(peft_bridge.read(model).modules) == {f"backbone.layers.{k}.mixer.in_proj" for k in (0, 1)}
 
 
 def test_a_layer_that_computes_more_than_a_product_is_left_out():
@@ -89,7 +89,7 @@ def test_a_layer_that_computes_more_than_a_product_is_left_out():
         peft_bridge.attach(base, LoraConfig(rank=2, targets=("router",)))
     model = peft_bridge.attach(base, LoraConfig(rank=2))
     assert "router" in peft_bridge.coverage(model)
-    assert not any("router" in name for name in peft_bridge.read(model).sites)
+    assert not any("router" in name for name in peft_bridge.read(model).modules)
 
 
 def test_factors_that_peft_would_lose_are_refused():

@@ -22,15 +22,15 @@ from thinwire.randomness import derive, uniform
 
 
 def with_merged(adapters: Adapters, ranks=(3, 9, 1)) -> Adapters:
-    """The adapters on a base into which pairs of several ranks were merged; every fourth site has none."""
+    """The adapters on a base into which pairs of several ranks were merged; every fourth module has none."""
     merged = {}
-    for at, (name, site) in enumerate(adapters.sites.items()):
+    for at, (name, module) in enumerate(adapters.modules.items()):
         if at % 4 == 3:
             continue
         rank = ranks[at % len(ranks)]
-        b, a = uniform(derive(at, "b"), len(site.b), rank), uniform(derive(at, "a"), rank, site.a.shape[1])
+        b, a = uniform(derive(at, "b"), len(module.b), rank), uniform(derive(at, "a"), rank, module.a.shape[1])
         merged[name] = LowRank(b - 0.5, a - 0.5)
-    return Adapters(adapters.sites, adapters.extras, merged)
+    return Adapters(adapters.modules, adapters.extras, merged)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -44,10 +44,10 @@ def test_one_adapter_holds_merged_and_current(tiny, tmp_path, architecture, rslo
     loaded = peft.PeftModel.from_pretrained(tiny_base(tiny(architecture)).model, tmp_path / "adapter")
     close(logits(loaded), want, 1e-4)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["rank_pattern"].keys() == config["alpha_pattern"].keys() == adapters.sites.keys()
+    assert config["rank_pattern"].keys() == config["alpha_pattern"].keys() == adapters.modules.keys()
     assert set(config["rank_pattern"].values()) == {4, 5, 7, 13}
     assert config["r"] == 13
-    fresh = Adapters(adapters.sites, adapters.extras)
+    fresh = Adapters(adapters.modules, adapters.extras)
     peft_bridge.export(model, fresh, tmp_path / "plain")
     assert json.loads((tmp_path / "plain" / "adapter_config.json").read_text())["rank_pattern"] == {}
 
@@ -58,7 +58,7 @@ def test_a_fresh_pair_adds_no_rank(tiny):
     begun = peft_bridge.start(model, 1)
     pairs, error = one_adapter(with_merged(begun, ranks=(2,)))
     assert error == 0.0
-    assert {pair.rank for name, pair in pairs.items() if begun.sites[name] is not pair} == {2}
+    assert {pair.rank for name, pair in pairs.items() if begun.modules[name] is not pair} == {2}
 
 
 def test_a_rank_bounds_it_and_the_error_is_that_of_the_dense_matrices(tiny, tmp_path):
@@ -66,8 +66,8 @@ def test_a_rank_bounds_it_and_the_error_is_that_of_the_dense_matrices(tiny, tmp_
     adapters = with_merged(noisy(model))
     left = whole = 0.0
     pairs, error = one_adapter(adapters, 3)
-    for name, site in adapters.sites.items():
-        dense = site.scale * site.b.double() @ site.a.double()
+    for name, module in adapters.modules.items():
+        dense = module.scale * module.b.double() @ module.a.double()
         if name in adapters.merged:
             dense = dense + adapters.merged[name].b.double() @ adapters.merged[name].a.double()
         values = torch.linalg.svdvals(dense)
@@ -82,12 +82,12 @@ def test_a_rank_bounds_it_and_the_error_is_that_of_the_dense_matrices(tiny, tmp_
 
 
 def test_beyond_full_rank_a_pair_is_the_matrix():
-    site = LowRank(torch.zeros(5, 2), torch.ones(2, 3))
+    module = LowRank(torch.zeros(5, 2), torch.ones(2, 3))
     merged = LowRank(uniform(1, 5, 9), uniform(2, 9, 3))
-    pairs, error = one_adapter(Adapters({"s": site}, {}, {"s": merged}))
+    pairs, error = one_adapter(Adapters({"s": module}, {}, {"s": merged}))
     assert (pairs["s"].rank, error) == (3, 0.0)
     torch.testing.assert_close(pairs["s"].b @ pairs["s"].a, merged.b @ merged.a)
-    best, _ = one_adapter(Adapters({"s": site}, {}, {"s": merged}), 2)
+    best, _ = one_adapter(Adapters({"s": module}, {}, {"s": merged}), 2)
     assert float(norm(stack([best["s"], truncate(merged, 2)], [1.0, -1.0]))) < 1e-5
 
 
@@ -125,7 +125,7 @@ def test_what_is_merged_into_a_tied_head_stays_out_of_the_embeddings(tiny, tmp_p
     assert not bare.config.tie_word_embeddings
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     close(logits(merged), want, 1e-4)
-    peft_bridge.write(model, Adapters(peft_bridge.start(model, 0).sites))
+    peft_bridge.write(model, Adapters(peft_bridge.start(model, 0).modules))
     assert torch.equal(logits(peft_bridge.network(model)), logits(tiny_base(tiny(architecture)).model))
     head, embeddings = peft_bridge.network(model).lm_head, peft_bridge.network(model).get_input_embeddings()
     assert head.get_base_layer().weight is embeddings.weight, "tied again, once nothing is merged"
@@ -148,7 +148,7 @@ def test_sites_named_alike_keep_their_own_ranks(tmp_path):
     model = peft_bridge.attach(base, LoraConfig(rank=2, targets=("proj",)))
     adapters = noisy(model)
     short, long = LowRank(uniform(1, 6, 1), uniform(2, 1, 6)), LowRank(uniform(3, 6, 3), uniform(4, 3, 6))
-    adapters = Adapters(adapters.sites, {}, {"proj": short, "block.proj": long})
+    adapters = Adapters(adapters.modules, {}, {"proj": short, "block.proj": long})
     peft_bridge.write(model, adapters)
     want = model(torch.eye(6))
     peft_bridge.export(model, adapters, tmp_path / "adapter")
@@ -182,7 +182,7 @@ def test_the_bases_fingerprint_is_that_of_the_base_alone(tiny):
 def test_the_model_may_hold_another_rank_at_the_time(tiny, tmp_path):
     model = peft_bridge.attach(tiny_base(tiny("llama")), LoraConfig(rank=4))
     adapters = noisy(model)
-    small = {name: LowRank(s.b[:, :1], s.a[:1], s.scale) for name, s in adapters.sites.items()}
+    small = {name: LowRank(s.b[:, :1], s.a[:1], s.scale) for name, s in adapters.modules.items()}
     peft_bridge.write(model, Adapters(small))
     peft_bridge.export(model, adapters, tmp_path / "adapter")
     loaded = peft.PeftModel.from_pretrained(tiny_base(tiny("llama")).model, tmp_path / "adapter")

@@ -48,7 +48,7 @@ def test_the_head_is_an_extra_from_the_seed_and_no_target(tiny, architecture, ta
     )
     assert set(start.extras) == HEADS[architecture, task]
     assert all(torch.equal(start.extras[name], same.extras[name]) for name in start.extras)
-    assert not any(name.removesuffix(".weight").endswith(site) for name in start.extras for site in start.sites)
+    assert not any(name.removesuffix(".weight").endswith(module) for name in start.extras for module in start.modules)
     name = min(HEADS[architecture, task], key=lambda name: "weight" not in name)
     values = start.extras[name]
     bound = values.shape[1] ** -0.5

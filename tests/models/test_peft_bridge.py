@@ -1,4 +1,4 @@
-"""The bridge: sites and extras in and out of PEFT's model, starts, exports, convolutions, errors."""
+"""The bridge: modules and extras in and out of PEFT's model, starts, exports, convolutions, errors."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_all_linear_is_every_linear_layer_but_the_head(tiny, architecture):
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     }
     adapters = peft_bridge.read(peft_bridge.attach(base, LoraConfig(rank=4, alpha=6.0)))
-    assert set(adapters.sites) == linear - {"lm_head"}
-    assert len(adapters.sites) == (8 if architecture == "gpt2" else 14)
-    assert {site.scale for site in adapters.sites.values()} == {1.5}
+    assert set(adapters.modules) == linear - {"lm_head"}
+    assert len(adapters.modules) == (8 if architecture == "gpt2" else 14)
+    assert {module.scale for module in adapters.modules.values()} == {1.5}
     assert not adapters.extras
 
 
@@ -75,9 +75,9 @@ def test_the_adapter_adds_its_product_once(tiny, architecture):
     adapters = noisy(model)
     peft_bridge.write(model, adapters)
     merged = tiny_base(tiny(architecture)).model
-    for name, site in adapters.sites.items():
+    for name, module in adapters.modules.items():
         weight = merged.get_submodule(name).weight
-        product = site.scale * site.b @ site.a
+        product = module.scale * module.b @ module.a
         weight.data += product.T if architecture == "gpt2" else product
     close(logits(peft_bridge.network(model)), logits(merged), 1e-4)
 
@@ -89,14 +89,14 @@ def test_start_is_seeded_bounded_and_changes_nothing(tiny):
     one = peft_bridge.start(model, 3)
     assert same(one, peft_bridge.start(model, 3))
     assert not same(one, peft_bridge.start(model, 4))
-    for site in one.sites.values():
-        bound = 1 / math.sqrt(site.a.shape[1])
-        assert site.a.abs().max() <= bound
-        assert site.a.abs().max() > 0.9 * bound
-        assert not site.b.any()
+    for module in one.modules.values():
+        bound = 1 / math.sqrt(module.a.shape[1])
+        assert module.a.abs().max() <= bound
+        assert module.a.abs().max() > 0.9 * bound
+        assert not module.b.any()
     name = "model.layers.0.mlp.up_proj"
     expected = (uniform(derive(3, "start", name), 4, 32) * 2 - 1) / math.sqrt(32)
-    assert torch.allclose(one.sites[name].a, expected)
+    assert torch.allclose(one.modules[name].a, expected)
     peft_bridge.write(model, noisy(model))
     assert same(one, peft_bridge.start(model, 3)), "extras start at the base's values, whatever the model holds"
     peft_bridge.write(model, one)
@@ -229,16 +229,16 @@ def test_convolutions_are_matrices_outside(tmp_path):
     base = Base(Vision().requires_grad_(False), None, "vision", torch.device("cpu"))
     model = peft_bridge.attach(base, LoraConfig(rank=2, alpha=2.0, targets=("one", "two"), extras=("head",)))
     adapters = noisy(model)
-    assert adapters.sites["one"].a.shape == (2, 27)
-    assert adapters.sites["one"].b.shape == (8, 2)
+    assert adapters.modules["one"].a.shape == (2, 27)
+    assert adapters.modules["one"].b.shape == (8, 2)
     assert set(adapters.extras) == {"head.weight", "head.bias"}
     peft_bridge.write(model, adapters)
     assert same(peft_bridge.read(model), adapters)
 
     merged = Vision()
-    for name, site in adapters.sites.items():
+    for name, module in adapters.modules.items():
         layer = merged.get_submodule(name)
-        layer.weight.data += (site.b @ site.a).reshape(layer.weight.shape)
+        layer.weight.data += (module.b @ module.a).reshape(layer.weight.shape)
     merged.head.load_state_dict({"weight": adapters.extras["head.weight"], "bias": adapters.extras["head.bias"]})
     images = uniform(5, 2, 3, 6, 6)
     assert torch.allclose(model(images), merged(images), atol=1e-5)
@@ -265,7 +265,7 @@ def test_no_target_and_all_extras_is_training_in_full():
     weights = sum(tensor.numel() for tensor in base.model.state_dict().values())
     model = peft_bridge.attach(base, LoraConfig(targets=(), extras=("all",)))
     start = peft_bridge.start(model, 0)
-    assert start.sites == {}
+    assert start.modules == {}
     assert start.parameters == weights
 
 
@@ -304,7 +304,7 @@ def test_a_module_may_have_a_rank_of_its_own(tmp_path: Path):
     lora = LoraConfig(rank=4, alpha=8.0, targets=("conv1", "shortcut"), ranks={"shortcut": 2, "blocks.0.conv1": 1})
     model = peft_bridge.attach(base, lora)
     start = peft_bridge.start(model, 0)
-    found = {name: site.rank for name, site in start.sites.items()}
+    found = {name: module.rank for name, module in start.modules.items()}
     assert found == {
         "blocks.0.conv1": 1,
         "blocks.1.conv1": 4,
@@ -312,7 +312,7 @@ def test_a_module_may_have_a_rank_of_its_own(tmp_path: Path):
         "blocks.2.conv1": 4,
         "blocks.2.shortcut": 2,
     }
-    assert {site.scale for site in start.sites.values()} == {2.0}
+    assert {module.scale for module in start.modules.values()} == {2.0}
     moved = start.add({key: uniform(derive(1, *key), *tensor.shape) for key, tensor in start.items()})
     peft_bridge.write(model, moved)
     peft_bridge.export(model, moved, tmp_path / "out")

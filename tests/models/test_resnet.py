@@ -48,7 +48,7 @@ def test_every_convolution_and_every_norm_by_one_word():
     base = network(width=8)
     model = peft_bridge.attach(base, LoraConfig(rank=2, targets=("all-conv",), extras=("all-norm",)))
     start = peft_bridge.start(model, 0)
-    assert len(start.sites) == 1 + 3 * 2 + 2
+    assert len(start.modules) == 1 + 3 * 2 + 2
     assert {name.rsplit(".", 1)[0].rsplit(".", 1)[-1] for name in start.extras} == {
         "stem_norm", "norm1", "norm2", "shortcut_norm", "head",
     }  # fmt: skip
@@ -112,8 +112,8 @@ def test_a_vision_transformer_has_lora_on_query_and_value_and_a_new_head(vit):
     assert base.model.config.image_mean == [0.4, 0.5, 0.6]
     model = peft_bridge.attach(base, LoraConfig(rank=4, targets=("q_proj", "v_proj")))
     start = peft_bridge.start(model, 0)
-    assert {site.rsplit(".", 1)[-1] for site in start.sites} == {"q_proj", "v_proj"}
-    assert len(start.sites) == 4
+    assert {module.rsplit(".", 1)[-1] for module in start.modules} == {"q_proj", "v_proj"}
+    assert len(start.modules) == 4
     assert start.extras["classifier.weight"].shape == (3, 32)
     config = TrainConfig(steps=80, batch=12, learning_rate=1e-2)
     job = Job(Plan(start, frozenset({"a", "b", EXTRA})), pictures(), 1, 0)

@@ -35,7 +35,7 @@ at = cache(lambda index, number: moment(SUMMED[index], number))
 def anything(draw: st.DrawFn) -> tuple[int, float, str]:
     """A recipe of an upload: a seed, a size, and which of its entries are not 0."""
     exponent = draw(st.floats(-12, 36))
-    return draw(st.integers(0, 2**32)), 10.0**exponent, draw(st.sampled_from(["all", "one", "one site", "nothing"]))
+    return draw(st.integers(0, 2**32)), 10.0**exponent, draw(st.sampled_from(["all", "one", "one module", "nothing"]))
 
 
 def made_up(point: Moment, seed: int, size: float, kind: str) -> Upload:
@@ -64,7 +64,7 @@ def test_one_client_moves_the_sum_by_no_more_than_the_clip(case, other, number):
 
 @CASES
 def test_the_clip_is_reached_over_the_whole_model(case):
-    """All sites and extras share one norm: a large upload adds just c, in more than one of them."""
+    """All modules and extras share one norm: a large upload adds just c, in more than one of them."""
     point = at(SUMMED.index(case), 2)
     alone = point.sum(point.uploads[1:2], on_sum(1e-4))
     assert length(alone) == pytest.approx(1e-4, rel=1e-5)
@@ -102,8 +102,8 @@ def test_what_is_clipped_is_the_term_not_the_upload():
     point = at(SUMMED.index(("fedsrd-e-official", {})), 2)
     for method in (create("fedsrd-e-official", {}), create("fedsrd-official", {})):
         there = replace(point, method=method)
-        sites, rule = there.server.adapters.sites, method.rule
-        own = {name: rule.term(sites[name], parts, there.ctx) for name, parts in by_site(there)}
+        modules, rule = there.server.adapters.modules, method.rule
+        own = {name: rule.term(modules[name], parts, there.ctx) for name, parts in by_module(there)}
         extras = {key: tensor for key, tensor in decoded(there).items() if key[1] == "extra"}
         whole = {(name, part): t for name, parts in own.items() for part, t in parts.items()} | extras
         got = there.sum(there.uploads[:1], on_sum(CLIP))
@@ -120,9 +120,9 @@ def decoded(point: Moment):
     return decode(unpack(point.uploads[0].blob).leaves)
 
 
-def by_site(point: Moment):
+def by_module(point: Moment):
     change = decoded(point)
-    for name in point.server.adapters.sites:
+    for name in point.server.adapters.modules:
         yield name, {part: tensor for (owner, part), tensor in change.items() if owner == name}
 
 
@@ -130,8 +130,8 @@ LARGE = {"q": (300, 8, 200), "up": (500, 8, 100)}
 
 
 def large_server(seed: int = 3):
-    sites = {name: LowRank(torch.zeros(h, r), uniform(derive(seed, name), r, w)) for name, (h, r, w) in LARGE.items()}
-    return begin(Adapters(sites, {"head": torch.zeros(40, 50)}), run=7)
+    modules = {name: LowRank(torch.zeros(h, r), uniform(derive(seed, name), r, w)) for name, (h, r, w) in LARGE.items()}
+    return begin(Adapters(modules, {"head": torch.zeros(40, 50)}), run=7)
 
 
 def silent(server, client: str) -> Upload:
@@ -175,7 +175,7 @@ def test_noise_is_added_before_the_broadcast_is_compressed():
     after, outcome = aggregate(create("fedsrd-e"), server, [], Context(0, 7), noised=on_sum(1.0, 1.0))
     assert 0.15 < outcome.density < 0.25
     assert after.residual, "what the mask left out of the noised sum is owed"
-    moved = after.adapters.sites["q"].b
+    moved = after.adapters.modules["q"].b
     kept = moved != 0
     assert float(moved[kept].abs().mean()) > float(after.residual["q", "b"][~kept].abs().mean())
 

@@ -27,7 +27,7 @@ def vectors() -> dict[str, Payload]:
         return Leaf(shape, places, Floats(gaussian(rng, kept(shape, places)).to(dtype)))
 
     def add(name: str, *leaves: Leaf) -> None:
-        out[name] = Payload("change", 5, 2**64 - 1, {(f"site.{at}", "ab"[at % 2]): x for at, x in enumerate(leaves)})
+        out[name] = Payload("change", 5, 2**64 - 1, {(f"module.{at}", "ab"[at % 2]): x for at, x in enumerate(leaves)})
 
     add("dense", *(leaf((20, 30), "all", dtype=dtype) for dtype in DTYPES))
     add("any-bits", *(Leaf((7, 9), All(), Floats(random_bits(rng, 63, dtype))) for dtype in DTYPES))

@@ -105,7 +105,7 @@ def test_leaves_one_by_one_in_any_order():
     leaves = {}
     for number, kind in enumerate(KINDS):
         places = positions(rng, (30, 50), 0.1, kind)
-        leaves[(f"site.{number}", "a")] = Leaf((30, 50), places, Floats(gaussian(rng, kept((30, 50), places))))
+        leaves[(f"module.{number}", "a")] = Leaf((30, 50), places, Floats(gaussian(rng, kept((30, 50), places))))
     payload = Payload("state", 2**64 - 1, 2**64 - 1, leaves)
     reader = open_payload(pack(payload), expect(payload))
     assert reader.keys == tuple(leaves)

@@ -98,9 +98,9 @@ def test_repeated_positions_and_values_cost_little():
 def test_names_cost_little():
     tensor = torch.ones(4)
     leaves = {
-        (f"base_model.model.model.layers.{layer}.self_attn.{site}_proj", part): Leaf((4,), All(), Floats(tensor))
+        (f"base_model.model.model.layers.{layer}.self_attn.{module}_proj", part): Leaf((4,), All(), Floats(tensor))
         for layer in range(28)
-        for site in "qkvo"
+        for module in "qkvo"
         for part in "ab"
     }
     assert len(pack(Payload("change", 0, 0, leaves))) < 24 * len(leaves)

@@ -57,7 +57,7 @@ class ImportanceDrop:
 class ImportanceBudget:
     """Keep a share `1 - rate` of all factor entries of the model, wherever they are most important.
 
-    The scores of all sites are in one unit, the change of their products, so one threshold shares the budget out:
+    The scores of all modules are in one unit, the change of their products, so one threshold shares the budget out:
     layers and factors that matter more keep more. Extras, which have no such unit, are cut each at the same rate.
     Ours, in place of FedSRD's kurtosis rule, which hardly moves on real scores.
     """
@@ -80,9 +80,9 @@ def importance(key: Key, change: Tensor, before: Adapters, after: Adapters) -> T
     """
     name, part = key
     if part == "b":
-        return change.abs() * before.sites[name].a.norm(dim=1)
+        return change.abs() * before.modules[name].a.norm(dim=1)
     if part == "a":
-        return change.abs() * after.sites[name].b.norm(dim=0)[:, None]
+        return change.abs() * after.modules[name].b.norm(dim=0)[:, None]
     return change.abs()
 
 

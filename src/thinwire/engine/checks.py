@@ -19,8 +19,8 @@ def expected(method: Method, adapters: Adapters, **fields: Any) -> Expect:
     """What a broadcast may hold: tensors of these shapes and, where the method merges, pairs of any inner rank."""
     wanted: dict[Key, tuple[int | None, ...]] = dict(shapes(adapters))
     if method.rule.merges:
-        wanted |= {(name, "merged_a"): (None, site.a.shape[1]) for name, site in adapters.sites.items()}
-        wanted |= {(name, "merged_b"): (site.b.shape[0], None) for name, site in adapters.sites.items()}
+        wanted |= {(name, "merged_a"): (None, module.a.shape[1]) for name, module in adapters.modules.items()}
+        wanted |= {(name, "merged_b"): (module.b.shape[0], None) for name, module in adapters.modules.items()}
     return Expect(wanted, open_limit=MERGED_RANK, **fields)
 
 

@@ -13,21 +13,21 @@ from thinwire.method import Context, Method, Parts, Reread, Uploads
 from thinwire.privacy.noise import Sum, clipped_sum, squares
 
 Read = Callable[[str, Sequence[str]], Uploads]
-"""(site, its parts) -> its uploads in client order; their weights are not used."""
+"""(module, its parts) -> its uploads in client order; their weights are not used."""
 
 
 def noised_changes(method: Method, adapters: Adapters, read: Read, ctx: Context, pool: Executor, noised: Sum) -> Change:
     """`(sum_k share_k term_k + noise) / cohort`, float32, `share_k` clipping client k's terms over the whole model.
 
-    Uploads are read twice, for the norms and for the sum; memory of one upload of one site a thread. There is noise in
-    every entry, and without any upload too.
+    Uploads are read twice, for the norms and for the sum; memory of one upload of one module a thread. There is noise
+    in every entry, and without any upload too.
     """
     parts: dict[str, list[str]] = {}
     for name, part in sorted(adapters.trained(method.sends(ctx))):
         parts.setdefault(name, []).append(part)
 
     def term(name: str, change: Parts) -> Parts:
-        return change if name in adapters.extras else method.rule.term(adapters.sites[name], change, ctx)
+        return change if name in adapters.extras else method.rule.term(adapters.modules[name], change, ctx)
 
     def terms(name: str) -> Reread[Parts]:
         return read(name, parts[name]).map(lambda upload: term(name, upload[1]))
@@ -39,6 +39,6 @@ def noised_changes(method: Method, adapters: Adapters, read: Read, ctx: Context,
         return {(name, part): (tensor / noised.cohort).float() for part, tensor in noisy.items()}
 
     norms = [submit(pool, squares, terms(name)) for name in parts]
-    shares = [noised.noise.share(sum(by_site)) for by_site in zip(*(task.result() for task in norms), strict=True)]
+    shares = [noised.noise.share(sum(by_module)) for by_module in zip(*(task.result() for task in norms), strict=True)]
     sums = [submit(pool, total, name, shares) for name in parts]
     return {key: tensor for task in sums for key, tensor in task.result().items()}

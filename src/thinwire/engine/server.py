@@ -54,7 +54,7 @@ def aggregate(
 
     With `noised`, the change is a noised sum whoever sent anything, and weights have no say.
 
-    Uploads are checked as they arrive, while the next is waited for; then sites are aggregated side by side. Neither
+    Uploads are checked as they arrive, while the next is waited for; then modules are aggregated side by side. Neither
     the order of arrival nor the number of threads changes a bit.
 
     An upload that cannot be read, is of another run or version, is not finite, or holds other tensors than the method
@@ -117,14 +117,14 @@ def _changes(
     pool: Executor,
     noised: Sum | None = None,
 ) -> Change:
-    """The global change, site by site in the pool: memory of one upload of one site a thread."""
+    """The global change, module by module in the pool: memory of one upload of one module a thread."""
     if noised is not None:
         return noised_changes(method, server.adapters, _reader_of(server, uploads), ctx, pool, noised)
     present = [(upload.weight, reader) for upload, reader in uploads if upload.weight != 0]
     weights, readers = unit_weights([weight for weight, _ in present]), [reader for _, reader in present]
 
-    def site(name: str, parts: Sequence[str]) -> Change:
-        own = server.adapters.sites[name]
+    def module(name: str, parts: Sequence[str]) -> Change:
+        own = server.adapters.modules[name]
         change = method.rule(own, _uploads(readers, weights, name, parts, own.a.device), ctx)
         return {(name, part): tensor for part, tensor in change.items()}
 
@@ -135,12 +135,12 @@ def _changes(
     parts: dict[str, list[str]] = {}
     for name, part in sorted(readers[0].keys):
         parts.setdefault(name, []).append(part)
-    tasks = [submit(pool, extra if own == [EXTRA] else site, name, own) for name, own in parts.items()]
+    tasks = [submit(pool, extra if own == [EXTRA] else module, name, own) for name, own in parts.items()]
     return {key: tensor for task in tasks for key, tensor in task.result().items()}
 
 
 def _reader_of(server: Server, uploads: Sequence[tuple[Upload, Reader]]) -> Read:
-    """Any site's uploads, all with weight 1."""
+    """Any module's uploads, all with weight 1."""
 
     def read(name: str, parts: Sequence[str]) -> Uploads:
         device = server.adapters[name, parts[0]].device

@@ -87,7 +87,7 @@ class Strategy(flower.Strategy):
             seed=self.seed,
             start=start,
             initial=layout.adapters(tensors_of(initial_arrays)),
-            rank=max((site.rank for site in start.sites.values()), default=1),
+            rank=max((module.rank for module in start.modules.values()), default=1),
             directory=directory,
             export=self._export,
             server=self.server,

@@ -1,6 +1,6 @@
 """Low-rank algebra on factors: stack, truncate, solve on a fixed factor. No (O, I) matrix is ever formed.
 
-Shapes: b (..., O, r), a (..., r, I), product `scale * b @ a` (..., O, I); leading dimensions are sites of equal shape.
+Shapes: b (..., O, r), a (..., r, I), product `scale * b @ a` (..., O, I); leading dimensions: pairs of equal shape.
 Sums over rows and every r-sized matrix are float64, results have the input's dtype; each function states its error.
 """
 

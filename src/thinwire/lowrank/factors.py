@@ -100,16 +100,16 @@ def truncate(x: LowRank, rank: int) -> LowRank:
     return LowRank(best.b.to(x.b.dtype), best.a.to(x.a.dtype))
 
 
-def principal(total: LowRank, site: LowRank) -> LowRank:
-    """The best approximation of `total` of the site's rank, `b = U diag(s)` and `a = V'`, by falling s.
+def principal(total: LowRank, module: LowRank) -> LowRank:
+    """The best approximation of `total` of the module's rank, `b = U diag(s)` and `a = V'`, by falling s.
 
-    A component with s below 1e-6 of the largest has b zero and the site's own row of A.
+    A component with s below 1e-6 of the largest has b zero and the module's own row of A.
     """
-    best = truncate(total, min(site.rank, total.rank))
+    best = truncate(total, min(module.rank, total.rank))
     root = best.b.norm(dim=0)
     kept = int((root.square() > 1e-6 * root.square().max()).sum()) if bool(root.any()) else 0
-    b = torch.cat([best.b[:, :kept] * root[:kept], torch.zeros_like(site.b[:, kept:])], dim=1)
-    return LowRank(b, torch.cat([best.a[:kept] / root[:kept, None], site.a[kept:]]), site.scale)
+    b = torch.cat([best.b[:, :kept] * root[:kept], torch.zeros_like(module.b[:, kept:])], dim=1)
+    return LowRank(b, torch.cat([best.a[:kept] / root[:kept, None], module.a[kept:]]), module.scale)
 
 
 def unit_weights(weights: Sequence[float]) -> list[float]:

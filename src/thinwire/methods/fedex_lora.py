@@ -31,14 +31,14 @@ class Residual(Rule):
         "server optimizer": "the residual belongs to the mean of the factors and to no other step",
     }
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         (mean_a, mean_b), rest = differences((p, change["a"], change["b"]) for p, change in uploads)
         if not rest:
             return {"a": mean_a, "b": mean_b}
         merged = compact(
             LowRank(
                 torch.cat([db for _, _, db in rest], dim=1),
-                torch.cat([site.scale * share * da for share, da, _ in rest]),
+                torch.cat([module.scale * share * da for share, da, _ in rest]),
             )
         )
         if self.rank is not None and merged.rank > self.rank:

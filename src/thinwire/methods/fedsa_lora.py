@@ -45,4 +45,4 @@ class OwnB(Personal):
 def joined_with(view: Adapters, memory: Memory) -> Adapters:
     """The shared A and extras with the client's own B."""
     own = memory.get("own", view)
-    return view.put({(name, "b"): own.sites[name].b for name in view.sites})
+    return view.put({(name, "b"): own.modules[name].b for name in view.modules})

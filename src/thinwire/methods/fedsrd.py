@@ -23,8 +23,8 @@ GROUP = 4
 
 
 @dataclass(frozen=True)
-class Turned:
-    """A site as if A were updated and B fixed: the fixed factor (O, r), and the other, a (r, I)."""
+class Oriented:
+    """A module as if A were updated and B fixed: the fixed factor (O, r), and the other, a (r, I)."""
 
     fixed: Fixed
     a: Tensor
@@ -40,24 +40,24 @@ class ProjectedMean(Rule):
     first: str
     damping: float | None
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         """`M = sum_k p_k dA_k` and `U'(D - B M) = sum_k p_k U'dB_k (A + dA_k)`, summed in place."""
-        turned = self._turned(site, ctx)
-        mean, seen = torch.zeros_like(turned.a), torch.zeros_like(turned.a)
-        others = torch.zeros_like(turned.fixed.v)
+        oriented = self._oriented(module, ctx)
+        mean, seen = torch.zeros_like(oriented.a), torch.zeros_like(oriented.a)
+        others = torch.zeros_like(oriented.fixed.v)
         for group in uploads.groups(GROUP):
-            views = turned.fixed.see(self._others([change for _, change in group], ctx)).chunk(len(group), dim=1)
+            views = oriented.fixed.see(self._others([change for _, change in group], ctx)).chunk(len(group), dim=1)
             for (p, change), view in zip(group, views, strict=True):
                 own, _ = self._turn(change, ctx)
                 view = p * view
                 mean.add_(own, alpha=p)
                 seen.addmm_(view.to(own), own)
                 others.add_(view)
-        return self._solve(turned, mean, seen.addmm_(others.to(seen), turned.a), ctx)
+        return self._solve(oriented, mean, seen.addmm_(others.to(seen), oriented.a), ctx)
 
-    def term(self, site: LowRank, change: Parts, ctx: Context) -> Parts:
+    def term(self, module: LowRank, change: Parts, ctx: Context) -> Parts:
         """The upload's own solve; also of the truncated mean: one upload's product has rank r, so nothing is cut."""
-        return ProjectedMean.__call__(self, site, Uploads(1, lambda _: (1.0, change)), ctx)
+        return ProjectedMean.__call__(self, module, Uploads(1, lambda _: (1.0, change)), ctx)
 
     def _others(self, changes: Sequence[Parts], ctx: Context) -> Tensor:
         """The changes of the fixed factor side by side, (O, K r), as `_turn` gives them."""
@@ -65,12 +65,12 @@ class ProjectedMean(Rule):
             return torch.cat([change["b"] for change in changes], dim=1)
         return torch.cat([change["a"] for change in changes]).T
 
-    def _turned(self, site: LowRank, ctx: Context) -> Turned:
-        turned = site if self._updates_a(ctx) else site.T
-        return Turned(Fixed.of(turned.b), turned.a)
+    def _oriented(self, module: LowRank, ctx: Context) -> Oriented:
+        oriented = module if self._updates_a(ctx) else module.T
+        return Oriented(Fixed.of(oriented.b), oriented.a)
 
-    def _solve(self, site: Turned, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
-        change = site.fixed.solve(mean, seen, self.damping)
+    def _solve(self, oriented: Oriented, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
+        change = oriented.fixed.solve(mean, seen, self.damping)
         return {"a": change} if self._updates_a(ctx) else {"b": change.T}
 
     def _updates_a(self, ctx: Context) -> bool:
@@ -84,10 +84,10 @@ class ProjectedMean(Rule):
 class TruncatedMean(ProjectedMean):
     """The same, of the mean product's best rank-r approximation."""
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        turned = self._turned(site, ctx)
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        oriented = self._oriented(module, ctx)
         terms = uploads.map(lambda upload: (upload[0], *self._turn(upload[1], ctx)))
-        return self._solve(turned, *best_of_mean(turned.fixed, turned.a, terms), ctx)
+        return self._solve(oriented, *best_of_mean(oriented.fixed, oriented.a, terms), ctx)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,24 +40,24 @@ class Placed(Rule):
     def linear(self) -> bool:
         return self.rows == "first"
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        return weighted_sum(uploads.map(lambda upload: (upload[0], self._placed(site, upload[1]))))
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        return weighted_sum(uploads.map(lambda upload: (upload[0], self._placed(module, upload[1]))))
 
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         if rank is None or self.rows == "first":
             return first_rows(adapters, rank)
-        sites = {name: _rows(site, _largest(site, rank)) for name, site in adapters.sites.items()}
-        return replace(adapters, sites=sites)
+        modules = {name: _rows(module, _largest(module, rank)) for name, module in adapters.modules.items()}
+        return replace(adapters, modules=modules)
 
-    def _placed(self, site: LowRank, change: Parts) -> Parts:
+    def _placed(self, module: LowRank, change: Parts) -> Parts:
         """A lower rank's change at the rows it was cut from, zero elsewhere."""
         rank = change["b"].shape[1]
-        if rank == site.rank:
+        if rank == module.rank:
             return change
-        rows = _largest(site, rank) if self.rows == "largest" else torch.arange(rank)
+        rows = _largest(module, rank) if self.rows == "largest" else torch.arange(rank)
         dims = {"a": 0, "b": 1}
         return {
-            part: torch.zeros_like(getattr(site, part)).index_copy_(dims[part], rows.to(tensor.device), tensor)
+            part: torch.zeros_like(getattr(module, part)).index_copy_(dims[part], rows.to(tensor.device), tensor)
             for part, tensor in change.items()
         }
 
@@ -147,11 +147,11 @@ class FLASC(Method):
         return self.local != "dense" and ctx.round > 0
 
 
-def _largest(site: LowRank, rank: int) -> Tensor:
+def _largest(module: LowRank, rank: int) -> Tensor:
     """The components of largest norm `|b column| |a row|`, in their order; all while b is zero: the first ones."""
-    norms = site.b.norm(dim=0) * site.a.norm(dim=1)
+    norms = module.b.norm(dim=0) * module.a.norm(dim=1)
     return norms.argsort(descending=True, stable=True)[:rank].sort().values
 
 
-def _rows(site: LowRank, rows: Tensor) -> LowRank:
-    return replace(site, b=site.b[:, rows], a=site.a[rows])
+def _rows(module: LowRank, rows: Tensor) -> LowRank:
+    return replace(module, b=module.b[:, rows], a=module.a[rows])

@@ -27,14 +27,14 @@ class BestRank(Rule):
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         return first_rows(adapters, rank)
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         terms, weights = [], []
         for p, change in uploads:
             rank = change["b"].shape[1]
-            terms.append(LowRank(site.b[:, :rank] + change["b"], site.a[:rank] + change["a"]))
+            terms.append(LowRank(module.b[:, :rank] + change["b"], module.a[:rank] + change["a"]))
             weights.append(p)
-        new = principal(stack(terms, weights), site)
-        return {"a": new.a - site.a, "b": new.b - site.b}
+        new = principal(stack(terms, weights), module)
+        return {"a": new.a - module.a, "b": new.b - module.b}
 
 
 @dataclass(frozen=True, kw_only=True)

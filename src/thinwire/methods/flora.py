@@ -65,8 +65,8 @@ class Stack(Rule):
         "kept optimizer": "each round starts from another adapter",
     }
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        terms = [LowRank(sent["b"], sent["a"], self._scale(site, sent["b"].shape[1])) for _, sent in uploads]
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        terms = [LowRank(sent["b"], sent["a"], self._scale(module, sent["b"].shape[1])) for _, sent in uploads]
         total = compact(stack(terms, [p for p, _ in uploads]))
         return {"merged_a": total.a, "merged_b": total.b}
 
@@ -75,58 +75,59 @@ class Stack(Rule):
 
     def start(self, view: Adapters, client: Client, ctx: Context) -> Adapters:
         """What the client trains: fresh factors, on a base that holds all that it was sent."""
-        fresh = {name: self._fresh(name, site, client, ctx) for name, site in view.sites.items()}
-        return replace(merged_from(view, dict.fromkeys(view.sites, 0)), sites=fresh)
+        fresh = {name: self._fresh(name, module, client, ctx) for name, module in view.modules.items()}
+        return replace(merged_from(view, dict.fromkeys(view.modules, 0)), modules=fresh)
 
     def offered(self, change: Change, trained: Adapters) -> Change:
         """What it sends: its factors themselves."""
         return {key: delta if key[1] == EXTRA else trained[key] for key, delta in change.items()}
 
-    def _fresh(self, name: str, site: LowRank, client: Client, ctx: Context) -> LowRank:
+    def _fresh(self, name: str, module: LowRank, client: Client, ctx: Context) -> LowRank:
         """A (rank, I) uniform in +-1/sqrt(I), another in every round and at every client; B zero."""
-        b, columns = site.b[:, : client.rank], site.a.shape[1]
+        b, columns = module.b[:, : client.rank], module.a.shape[1]
         a = (ctx.uniform((b.shape[1], columns), "fresh", client.name, name) * 2 - 1) * columns**-0.5
-        return LowRank(torch.zeros_like(b), a.to(site.a), self._scale(site, b.shape[1]))
+        return LowRank(torch.zeros_like(b), a.to(module.a), self._scale(module, b.shape[1]))
 
-    def _scale(self, site: LowRank, rank: int) -> float:
-        return site.scale * site.rank / rank if self.fixed_alpha else site.scale
+    def _scale(self, module: LowRank, rank: int) -> float:
+        return module.scale * module.rank / rank if self.fixed_alpha else module.scale
 
 
 class Onward(Stack):
     """The stack's best approximation of the full rank goes on as the adapter, the rest is merged."""
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
         terms: list[LowRank] = []
         weights: list[float] = []
         for p, sent in uploads:
             rank = sent["b"].shape[1]
-            terms += [LowRank(site.b[:, :rank] + sent["b"], site.a[:rank] + sent["a"], site.scale), tail(site, rank)]
+            trained = LowRank(module.b[:, :rank] + sent["b"], module.a[:rank] + sent["a"], module.scale)
+            terms += [trained, tail(module, rank)]
             weights += [p, p]
         total = stack(terms, weights)
-        kept = principal(replace(total, a=total.a / site.scale), site)
-        _, rest = split(total, site.rank)
-        merged = {"merged_a": rest.a.to(site.a), "merged_b": rest.b.to(site.b)}
-        return {"a": kept.a - site.a, "b": kept.b - site.b, **merged}
+        kept = principal(replace(total, a=total.a / module.scale), module)
+        _, rest = split(total, module.rank)
+        merged = {"merged_a": rest.a.to(module.a), "merged_b": rest.b.to(module.b)}
+        return {"a": kept.a - module.a, "b": kept.b - module.b, **merged}
 
     def start(self, view: Adapters, client: Client, ctx: Context) -> Adapters:
         own = self.cut(view, client.rank)
-        held = merged_from(view, {name: site.rank for name, site in own.sites.items()})
-        return replace(held, sites=own.sites)
+        held = merged_from(view, {name: module.rank for name, module in own.modules.items()})
+        return replace(held, modules=own.modules)
 
     def offered(self, change: Change, trained: Adapters) -> Change:
         return change
 
 
 def merged_from(view: Adapters, ranks: Mapping[str, int]) -> Adapters:
-    """The adapters with each site's components from its rank on merged into the base."""
-    rest = {name: tail(site, ranks[name]) for name, site in view.sites.items()}
+    """The adapters with each module's components from its rank on merged into the base."""
+    rest = {name: tail(module, ranks[name]) for name, module in view.modules.items()}
     more = {name: sum_of(view.merged, name, pair) for name, pair in rest.items() if bool(pair.b.any())}
     return replace(view, merged={**view.merged, **more})
 
 
-def tail(site: LowRank, rank: int) -> LowRank:
-    """The site's components from `rank` on, scale 1."""
-    return LowRank(site.b[:, rank:], site.scale * site.a[rank:])
+def tail(module: LowRank, rank: int) -> LowRank:
+    """The module's components from `rank` on, scale 1."""
+    return LowRank(module.b[:, rank:], module.scale * module.a[rank:])
 
 
 def sum_of(merged: Mapping[str, LowRank], name: str, more: LowRank) -> LowRank:

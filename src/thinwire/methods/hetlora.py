@@ -25,17 +25,17 @@ class Padded(Rule):
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:
         return first_rows(adapters, rank)
 
-    def __call__(self, site: LowRank, uploads: Uploads, ctx: Context) -> Parts:
-        weights = [p * self._norm(site, change) for p, change in uploads]
+    def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:
+        weights = [p * self._norm(module, change) for p, change in uploads]
         weights = unit_weights(weights) if any(weights) else [p for p, _ in uploads]
-        padded = uploads.map(lambda upload: {part: _padded(getattr(site, part), upload[1], part) for part in "ab"})
+        padded = uploads.map(lambda upload: {part: _padded(getattr(module, part), upload[1], part) for part in "ab"})
         return weighted_sum(zip(weights, padded, strict=True))
 
-    def _norm(self, site: LowRank, change: Parts) -> float:
+    def _norm(self, module: LowRank, change: Parts) -> float:
         if not self.by_norm:
             return 1.0
         rank = change["b"].shape[1]
-        return float(norm(LowRank(site.b[:, :rank] + change["b"], site.a[:rank] + change["a"])))
+        return float(norm(LowRank(module.b[:, :rank] + change["b"], module.a[:rank] + change["a"])))
 
 
 @dataclass(frozen=True, kw_only=True)

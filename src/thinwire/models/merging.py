@@ -89,22 +89,22 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def one_adapter(adapters: Adapters, rank: int | None = None) -> tuple[dict[str, LowRank], float]:
-    """Merged and current product of every site as one pair, and the relative error of all of them together.
+    """Merged and current product of every module as one pair, and the relative error of all of them together.
 
-    Exact, unless `rank` bounds the pairs' rank: then the best approximation, site by site, and the Frobenius norm of
-    what is left out over that of the whole.
+    Exact, unless `rank` bounds the pairs' rank: then the best approximation, module by module, and the Frobenius norm
+    of what is left out over that of the whole.
     """
     pairs: dict[str, LowRank] = {}
     lost = total = 0.0
-    for name, site in adapters.sites.items():
-        pair = site
+    for name, module in adapters.modules.items():
+        pair = module
         if name in adapters.merged:
-            terms = [adapters.merged[name], site] if bool(site.b.any()) else [adapters.merged[name]]
+            terms = [adapters.merged[name], module] if bool(module.b.any()) else [adapters.merged[name]]
             pair = stack(terms, [1.0] * len(terms))
         if rank is not None and pair.rank > rank:
             best, rest = split(pair, rank)
             lost, total = lost + float(norm(rest)) ** 2, total + float(norm(pair)) ** 2
-            pairs[name] = LowRank(best.b.to(site.b), best.a.to(site.a))
+            pairs[name] = LowRank(best.b.to(module.b), best.a.to(module.a))
         else:
             total += float(norm(pair)) ** 2 if rank is not None else 0.0
             pairs[name] = compact(pair) if name in adapters.merged else pair

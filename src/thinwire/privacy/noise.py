@@ -73,7 +73,7 @@ def square(tensor: Tensor) -> float:
 
 
 def squares(terms: Iterable[Parts]) -> list[float]:
-    """Squared norm of each client's term of one site; memory of one term."""
+    """Squared norm of each client's term of one module; memory of one term."""
     return [sum(square(tensor) for tensor in term.values()) for term in terms]
 
 

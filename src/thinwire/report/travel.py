@@ -57,7 +57,7 @@ def broadcast(method: Method, ctx: Context) -> set[str]:
     """What the rule makes of two clients' uploads."""
     start, _, change = played(method, ctx)
     uploads = [(0.5, {part: (1 + k) * tensor for (_, part), tensor in change.items()}) for k in range(2)]
-    found = method.rule(start.sites[MODULE], Uploads(2, uploads.__getitem__), ctx)
+    found = method.rule(start.modules[MODULE], Uploads(2, uploads.__getitem__), ctx)
     return {f"d{part.upper()}" if part in ("a", "b") else "merged pair" for part in found}
 
 

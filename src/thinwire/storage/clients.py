@@ -17,7 +17,7 @@ from thinwire.storage.files import digest, flush, write_whole
 SUFFIX = ".safetensors"
 
 Paths = Mapping[tuple[str, ...], Tensor]
-"""Tensors by where they belong, as ("residual", site, part)."""
+"""Tensors by where they belong, as ("residual", module, part)."""
 
 
 class DamagedClient(OSError):
