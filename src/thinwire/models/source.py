@@ -1,4 +1,4 @@
-"""Where a base is: embedded, a folder, a GGUF file or a name on the hub; what cannot be one is refused by name."""
+"""Where a base is: embedded, fetched, a folder, a GGUF file or a name on the hub; what cannot be one is refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.config import ModelConfig
+from thinwire.known_models import KNOWN
 from thinwire.settings import ConfigError
 
 EMBEDDED = "embedded"
 ALLOWED = (
-    "Allowed: embedded, a folder in the transformers format with safetensors, a GGUF file, "
-    "or the name of a model on the hub"
+    "Allowed: embedded, a name that `thinwire models` lists, a folder in the transformers format with safetensors, "
+    "a GGUF file, or the name of a model on the hub"
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 QUANTISED = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
@@ -47,6 +48,13 @@ def locate(config: ModelConfig) -> Source:
         if not (folder / "config.json").is_file():
             raise ConfigError("model.name = 'embedded': this installation lacks the embedded base; reinstall thinwire")
         return Source(str(folder), True)
+    if known := KNOWN.get(config.name):
+        if not known.here:
+            raise ConfigError(
+                f"model.name = {config.name!r}: it is not in {known.folder.parent}; allowed after: "
+                f"thinwire models get {config.name}"
+            )
+        return Source(str(known.folder), True)
     where, path = f"model.name = {config.name!r}", Path(config.name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
