@@ -48,7 +48,7 @@ def test_the_fingerprint_knows_the_weights_and_not_the_adapter(tiny):
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "some/deep/folder"])
 def test_a_missing_folder_is_named(name):
     with pytest.raises(
-        ConfigError, match=rf"model.name = '{name}': there is no such folder. Allowed: embedded, a folder"
+        ConfigError, match=rf"model.name = '{name}': there is no such folder. Allowed: embedded, a name"
     ):
         load_base(ModelConfig(name=name), "cpu")
 
