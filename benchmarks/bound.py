@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thinwire.payload import Codes, Floats, Leaf, Listed, Seeded
 from thinwire.wire.entropy import bits, share_bits
-from thinwire.wire.values import DTYPES
+from thinwire.wire.values import FLOAT_LAYOUTS
 
 
 def bound_bits(leaf: Leaf) -> float:
@@ -33,7 +33,7 @@ def position_bits(leaf: Leaf) -> float:
 
 def float_bits(tensor: Tensor) -> float:
     """Signs and exponents order-0, mantissas at full width."""
-    exponent, mantissa = DTYPES[tensor.dtype]
+    exponent, mantissa = FLOAT_LAYOUTS[tensor.dtype]
     integers = tensor.detach().view(torch.int16 if tensor.itemsize == 2 else torch.int32).numpy()
     words = integers.view(f"<u{tensor.itemsize}")
     signs = np.bincount(words >> (exponent + mantissa), minlength=2)
@@ -45,6 +45,6 @@ def symbols_in_use(leaf: Leaf) -> int:
     """Distinct exponents or codes of a leaf."""
     if isinstance(leaf.values, Codes):
         return len(torch.unique(leaf.values.codes))
-    exponent, mantissa = DTYPES[leaf.values.tensor.dtype]
+    exponent, mantissa = FLOAT_LAYOUTS[leaf.values.tensor.dtype]
     integers = leaf.values.tensor.view(torch.int16 if leaf.values.tensor.itemsize == 2 else torch.int32)
     return len(torch.unique(integers >> mantissa & ((1 << exponent) - 1)))

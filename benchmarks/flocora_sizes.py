@@ -12,7 +12,7 @@ import json
 import math
 from pathlib import Path
 
-from thinwire.compress import Link, compress
+from thinwire.compress import StepContext, compress
 from thinwire.compress.values import steps_up
 from thinwire.config import Recipe, load_recipe
 from thinwire.engine import ClientState, plan, train
@@ -61,7 +61,8 @@ def main() -> None:
         change = method.encode(work.plan, work.shared.adapters, ctx)
         for bits in (0, 8, 4, 2):
             used = create("flocora", values={"bits_up": bits})
-            leaves, _ = compress(change, steps_up(used.values), Link(work.plan.start, work.shared.adapters, 0), {})
+            context = StepContext(work.plan.start, work.shared.adapters, 0)
+            leaves, _ = compress(change, steps_up(used.values), context, {})
             packed = len(pack(Payload("change", 0, 0, leaves)))
             counted = sum(count(tuple(tensor.shape), bits) for tensor in change.values()) // 8
             lines.append(

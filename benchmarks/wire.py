@@ -32,7 +32,7 @@ from bound import bound_bits
 from safetensors.torch import load, save
 
 from thinwire.adapters import Adapters
-from thinwire.compress import Link, Step
+from thinwire.compress import Step, StepContext
 from thinwire.compress.cast import Cast
 from thinwire.compress.importance import ImportanceDrop, KurtosisRate
 from thinwire.compress.quantise import Quantise
@@ -194,7 +194,7 @@ def update_cases() -> Iterator[tuple[str, Payload]]:
     change = {key: after[key] - before[key] for key, _ in before.items()}
     only_b = {key: tensor for key, tensor in change.items() if key[1] == "b"}
     everything: Leaves = {key: dense(tensor) for key, tensor in change.items()}
-    link, cast = Link(before, after, 3), Cast("bfloat16")
+    context, cast = StepContext(before, after, 3), Cast("bfloat16")
     chains: dict[str, tuple[Leaves, tuple[Step, ...]]] = {
         "fedsrd up": (everything, (ImportanceDrop(KurtosisRate(0.96, 0.0, 0.0), rescale=True), cast)),
         "fedsrd down": ({key: dense(tensor) for key, tensor in only_b.items()}, (RandomDrop(0.8), cast)),
@@ -207,7 +207,7 @@ def update_cases() -> Iterator[tuple[str, Payload]]:
     }
     for name, (leaves, steps) in chains.items():
         for step in steps:
-            leaves = step(leaves, link)
+            leaves = step(leaves, context)
         yield f"factors {name}", Payload("change", 0, 0, leaves)
     before, after = factors(128, 3072, 3072, 4, 1)
     wide = {key: dense(after[key] - before[key]) for key, _ in before.items()}
@@ -262,7 +262,7 @@ def make_updates(folder: Path, quick: bool) -> None:
     """Plays the runs and writes their payloads to the folder."""
     runs = {name: played(changes, *((1, 2) if quick else (3, 8))) for name, changes in RUNS.items()}
     whole = [upload.leaves for upload in runs["fedit"][0]]
-    nothing = Link(None, None, 0)  # type: ignore[arg-type]
+    nothing = StepContext(None, None, 0)  # type: ignore[arg-type]
     cases: dict[str, list[Leaves]] = {
         "top-k 1-4": [largest(leaves, 1 / 4) for leaves in whole],
         "top-k 1-16": [largest(leaves, 1 / 16) for leaves in whole],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.compress.quantise import Quantise
 from thinwire.payload import All, Codes, Floats, Leaf, Payload, Seeded, dense, groups, same, sparse
 
@@ -13,7 +13,7 @@ KEY = ("q", "b")
 
 
 def quantised(leaf: Leaf, *settings, seed: int = 5) -> Leaf:
-    return Quantise(*settings)({KEY: leaf}, Link(None, None, seed))[KEY]  # type: ignore[arg-type]
+    return Quantise(*settings)({KEY: leaf}, StepContext(None, None, seed))[KEY]  # type: ignore[arg-type]
 
 
 @pytest.fixture

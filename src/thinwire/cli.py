@@ -331,7 +331,7 @@ def search_recipe(options: argparse.Namespace) -> int:
         from thinwire.report.search import picture, print_search
         from thinwire.session.opened import method_of
         from thinwire.simulation import run as simulation
-        from thinwire.simulation.search import Measured, Point, search
+        from thinwire.simulation.search import Measurement, Point, search
         from thinwire.storage.directory import RunDirectory, as_json
 
     recipe = simulation.checked(recipe)
@@ -341,7 +341,7 @@ def search_recipe(options: argparse.Namespace) -> int:
         with watch(directory.path, quiet=options.json) as watcher:
             return simulation.run(simulation.checked(at), directory, watcher, resume)
 
-    def done(point: Point, result: Measured) -> None:
+    def done(point: Point, result: Measurement) -> None:
         print(f"{point.name}: loss {result.loss:.4f}, {result.bytes / 1e6:.2f} MB", file=sys.stderr)
 
     found = search(recipe, folder, play, done)

@@ -140,7 +140,7 @@ class RunConfig:
     export_rank: int | None = setting(
         None, "largest rank of the exported adapter, its error in the summary; none: exact, of any rank", low=1
     )
-    tune_steps: int = setting(0, "judge each client also with the final adapter after so many local steps", low=0)
+    tune_steps: int = setting(0, "evaluate each client also with the final adapter after so many local steps", low=0)
     export_clients: bool = setting(False, "also export each client's own adapters, where the method has them")
 
 

@@ -22,7 +22,7 @@ from thinwire.settings import ConfigError, listed
 Identity = Mapping[str, Any]
 """Fingerprints by kind; JSON. A kind that is absent is not compared."""
 
-KINDS = {
+FINGERPRINTS = {
     "data": "the same clients with other records, for training or testing",
     "clients": "clients that are new or gone",
     "tokenizer": "another tokenizer of the same base",
@@ -169,8 +169,8 @@ def check_same(
 def accepted_kinds(text: str | None) -> frozenset[str]:
     """The kinds of an `--accept-changes KIND,KIND`. Raises: ConfigError."""
     kinds = frozenset(part.strip() for part in (text or "").split(",") if part.strip())
-    if wrong := sorted(kinds - KINDS.keys()):
-        raise ConfigError(f"--accept-changes {wrong[0]}: allowed are {', '.join(KINDS)}, several with commas")
+    if wrong := sorted(kinds - FINGERPRINTS.keys()):
+        raise ConfigError(f"--accept-changes {wrong[0]}: allowed are {', '.join(FINGERPRINTS)}, several with commas")
     return kinds
 
 

@@ -29,7 +29,7 @@ WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class Source:
+class MethodSource:
     """Where a method's code is. name: as the recipe has it; module: its name, or None for a file."""
 
     name: str
@@ -66,7 +66,7 @@ def absolute(name: str) -> str:
     return f"{Path(place).expanduser().resolve()}:{attribute}" if colon and place.endswith(".py") else name
 
 
-def source_of(name: str) -> Source | None:
+def source_of(name: str) -> MethodSource | None:
     """Where the code of a method of one's own is; None if the name is not of that kind. Raises: ConfigError."""
     found = name
     if ":" not in name:
@@ -78,11 +78,11 @@ def source_of(name: str) -> Source | None:
     if not place or not attribute.isidentifier():
         raise ConfigError(f"method.name = {name!r}: {FORMS}")
     if place.endswith(".py"):
-        return Source(name, Path(place).expanduser(), attribute)
-    return Source(name, _file_of(name, place), attribute, place)
+        return MethodSource(name, Path(place).expanduser(), attribute)
+    return MethodSource(name, _file_of(name, place), attribute, place)
 
 
-def load(source: Source) -> type[Method]:
+def load(source: MethodSource) -> type[Method]:
     """The class, checked. Raises: ConfigError for code that fails, with file and line, and for what is not a method."""
     try:
         module = importlib.import_module(source.module) if source.module else _run(source)
@@ -104,7 +104,7 @@ def installed() -> list[str]:
 class _Fixed(importlib.abc.SourceLoader):
     """Loads a module from bytes in memory: neither the file is read again nor a compiled one beside it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MethodSource) -> None:
         self.source = source
 
     def get_filename(self, fullname: str) -> str:
@@ -114,7 +114,7 @@ class _Fixed(importlib.abc.SourceLoader):
         return self.source.code
 
 
-def _run(source: Source) -> ModuleType:
+def _run(source: MethodSource) -> ModuleType:
     """The file as a module; the same bytes are run once."""
     name = f"thinwire_own_{source.sha256}"
     if name in sys.modules:
@@ -142,7 +142,7 @@ def _file_of(name: str, module: str) -> Path:
     return Path(spec.origin)
 
 
-def _where(error: Exception, source: Source) -> str:
+def _where(error: Exception, source: MethodSource) -> str:
     """An error of the method's own code with file and line."""
     if isinstance(error, ConfigError):
         return str(error).removeprefix(f"method.name = {source.name!r}: ")

@@ -172,7 +172,7 @@ class Payload:
         return sum(leaf.kept for leaf in self.leaves.values()) / size if size else 0.0
 
 
-KINDS = ("state", "change")
+PAYLOAD_KINDS = ("state", "change")
 
 
 def same(one: Payload, other: Payload) -> bool:

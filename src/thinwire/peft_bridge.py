@@ -166,14 +166,14 @@ def start(model: Any, seed: int) -> Adapters:
     return _adapters(model, found)
 
 
-class Exported(NamedTuple):
+class ExportedAdapter(NamedTuple):
     """An exported adapter's largest rank, and its error where that was limited."""
 
     rank: int
     relative_error: float
 
 
-def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None) -> Exported:
+def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None) -> ExportedAdapter:
     """Write `adapters` for `PeftModel.from_pretrained(base, folder)`; replaces `folder` as a whole, at the end.
 
     What earlier rounds merged is part of it: one pair a module, exact unless `rank` bounds it.
@@ -200,7 +200,7 @@ def export(model: Any, adapters: Adapters, folder: Path, rank: int | None = None
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return Exported(max((module.rank for module in modules.values()), default=0), error)
+    return ExportedAdapter(max((module.rank for module in modules.values()), default=0), error)
 
 
 def _with_ranks(config: Any, modules: Mapping[str, LowRank]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thinwire.adapters import Adapters
-from thinwire.compress import Link, compress, decode, owed
+from thinwire.compress import StepContext, compress, decode, owed
 from thinwire.compress.cast import Cast
 from thinwire.compress.importance import (
     ImportanceBudget,
@@ -34,7 +34,7 @@ def adapters(scale: float = 1.0) -> Adapters:
 
 
 CHANGE = {A: values(4, 4, 20), B: values(5, 30, 4), E: values(6, 50)}
-LINK = Link(adapters(), adapters(), seed=9)
+LINK = StepContext(adapters(), adapters(), seed=9)
 STEPS = [
     Cast("bfloat16"),
     ImportanceDrop(KurtosisRate(0.85, 0.1, 0.11), True),
@@ -97,7 +97,7 @@ def test_a_random_mask_is_a_seed_and_keeps_the_mean():
     assert float(leaf.dense().mean()) == pytest.approx(1, abs=0.025)
     (plain,) = compress(change, [RandomDrop(0.8, rescale=False)], LINK, {})[0].values()
     assert set(plain.dense().unique().tolist()) == {0.0, 1.0}
-    (other,) = compress(change, [RandomDrop(0.8)], Link(adapters(), adapters(), seed=10), {})[0].values()
+    (other,) = compress(change, [RandomDrop(0.8)], StepContext(adapters(), adapters(), seed=10), {})[0].values()
     assert not torch.equal(other.dense(), leaf.dense())
 
 
@@ -194,11 +194,11 @@ def test_a_budget_is_shared_where_it_matters():
         "large": LowRank(values(1, 30, 4), 10 * values(2, 4, 20)),
     }
     change = {(name, "b"): values(seed, 30, 4) for seed, name in enumerate(modules, start=20)}
-    link = Link(Adapters(modules), Adapters(modules), 0)
-    leaves, _ = compress(change, [ImportanceBudget(0.9)], link, {})
+    context = StepContext(Adapters(modules), Adapters(modules), 0)
+    leaves, _ = compress(change, [ImportanceBudget(0.9)], context, {})
     assert sum(leaf.kept for leaf in leaves.values()) == pytest.approx(0.1 * 240, abs=1)
     assert leaves["large", "b"].kept > 20
-    each, _ = compress(change, [ImportanceDrop(KurtosisRate(0.9, 0.0, 0.0), False)], link, {})
+    each, _ = compress(change, [ImportanceDrop(KurtosisRate(0.9, 0.0, 0.0), False)], context, {})
     assert [leaf.kept for leaf in each.values()] == [12, 12]
 
 

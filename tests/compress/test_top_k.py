@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.adapters import Adapters
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.compress.top_k import TopK, largest
 from thinwire.payload import dense
 
-NOWHERE = Link(Adapters({}), Adapters({}), 0)
+NOWHERE = StepContext(Adapters({}), Adapters({}), 0)
 
 
 def kept(tensors, density):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.config import DataConfig, from_dict
-from thinwire.data import Classified
+from thinwire.data import ClassExample
 from thinwire.data.classify import encode_texts, encode_words, label_set
 from thinwire.data.encode import encode_all
 from thinwire.data.load import load
@@ -39,7 +39,7 @@ def test_texts_have_one_class_and_are_cut(tokenizer):
     examples = encode_texts([*rows("x", "y"), {"text": "0123456789", "label": "x"}], tokenizer, SEQUENCE, ("x", "y"))
     assert [example.labels for (example,) in examples] == [(0,), (1,), (0,)]
     assert [len(example.tokens) for (example,) in examples] == [2, 2, 8]
-    assert isinstance(examples[0][0], Classified)
+    assert isinstance(examples[0][0], ClassExample)
 
 
 def test_a_text_without_tokens_is_no_example_and_padding_never_ends_one(tokenizer, make_tokenizer):

@@ -64,7 +64,7 @@ def test_no_bit_depends_on_threads_or_arrival(name: str, clients: int, threads: 
         results.append(after)
     assert not same(results[0].adapters, to.adapters)
     assert all(same(results[0].adapters, other.adapters) for other in results[1:])
-    assert all(results[0].log[1] == other.log[1] for other in results[1:])
+    assert all(results[0].broadcasts[1] == other.broadcasts[1] for other in results[1:])
 
 
 @pytest.mark.parametrize("name", METHODS)

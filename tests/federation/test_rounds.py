@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.federation.conftest import local, make_site, opened, run
-from thinwire.engine.rounds import AllRefused, RunStopped
+from thinwire.engine.rounds import AllUploadsRefused, RunStopped
 from thinwire.federation.messages import Reply
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
@@ -103,7 +103,7 @@ def test_rounds_without_one_site_go_on_and_it_catches_up(quick_recipe, sites, tm
 def test_without_a_quorum_the_run_stops_loudly_and_can_go_on(quick_recipe, straight_quick, sites, tmp_path):
     transport = local(sites)
     transport.spoil = lambda node, request, reply: None if request.round == 2 and node == 13 else reply
-    with pytest.raises(AllRefused, match="round 3: no quorum of 3 in 3 attempts"):
+    with pytest.raises(AllUploadsRefused, match="round 3: no quorum of 3 in 3 attempts"):
         run(quick_recipe, tmp_path / "run", transport)
     transport.spoil = lambda node, request, reply: reply
     assert run(quick_recipe, tmp_path / "run", transport)[2] == straight_quick.adapter
@@ -287,7 +287,7 @@ def requests_of_nothing():
 def test_the_coordinator_names_a_damaged_checkpoint(quick_recipe, straight_quick, sites, tmp_path):
     transport = local(sites)
     transport.spoil = lambda node, request, reply: None if request.round == 3 else reply
-    with pytest.raises(AllRefused):
+    with pytest.raises(AllUploadsRefused):
         run(quick_recipe, tmp_path / "run", transport)
     newest = sorted((tmp_path / "run" / "checkpoint").glob("[0-9]*"))[-1] / "server.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])

@@ -17,22 +17,22 @@ from thinwire.federation import audit
 from thinwire.federation.messages import Request
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
-from thinwire.federation.store import Saved, StoreError, forget, store
+from thinwire.federation.store import SiteState, StoreError, forget, store
 from thinwire.settings import ConfigError
 
 
-def saved() -> Saved:
+def saved() -> SiteState:
     start = start_adapters()
     memory = {"own": start.put({("layer.0.up", "b"): seeded(1, 20, 2)})}
     counted = ClientState(3, memory, {("stem.conv", "a"): seeded(2, 4, 27)}, {"moment": seeded(3, 3)})
     lost = ClientState(3, memory, {("stem.conv", "a"): seeded(4, 4, 27)}, {"moment": seeded(3, 3)})
     held = start.put({("layer.0.up", "a"): seeded(5, 2, 8)})
-    return Saved(held, 3, counted, lost, 2, "question", {"loss": 0.5}, b"\x00upload\xff")
+    return SiteState(held, 3, counted, lost, 2, "question", {"loss": 0.5}, b"\x00upload\xff")
 
 
 def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path):
     kept = store(tmp_path, "words", "run-1")
-    assert bits(kept.load(start_adapters())) == bits(Saved(start_adapters()))
+    assert bits(kept.load(start_adapters())) == bits(SiteState(start_adapters()))
     kept.save(saved())
     assert bits(kept.load(start_adapters())) == bits(saved())
     assert kept.load(start_adapters()).settled(2).residual.keys() == saved().counted.residual.keys()
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch, call):
 
     monkeypatch.setattr(safetensors.torch if call == "save_file" else os, call, full)
     with pytest.raises(OSError, match="No space left"):
-        kept.save(Saved(start_adapters()))
+        kept.save(SiteState(start_adapters()))
     monkeypatch.undo()
     assert bits(kept.load(start_adapters())) == bits(saved())
 
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_grow_is_named_and_leaves_the_state_before(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(OSError, match="too large") as caught:
-            kept.save(Saved(start_adapters()))
+            kept.save(SiteState(start_adapters()))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(kept.folder / "state.safetensors") in str(caught.value)

@@ -153,7 +153,7 @@ def test_bytes_that_are_no_message_do_not_hurt_it(site, hello):
 @pytest.mark.slow
 def test_bad_settings_are_told_not_waited_for(site, hello):
     (site / "site.toml").write_text('name = "beta"\n[trainer]\nidle = -1\n')
-    with pytest.raises(local_socket.Unreachable, match="does not start"):
+    with pytest.raises(local_socket.TrainerUnreachable, match="does not start"):
         local_socket.ask(site, hello, patience=30)
     assert "trainer.idle = -1" in (site / local_socket.FOLDER / local_socket.LOG).read_text()
 

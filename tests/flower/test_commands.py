@@ -12,7 +12,7 @@ pytest.importorskip("flwr", reason="the extra flower is not installed")
 from tests.federation.conftest import NAMES, local, make_site, run
 from tests.simulation.conftest import place, recipe, settings  # noqa: F401
 from thinwire.cli import main
-from thinwire.engine.rounds import AllRefused
+from thinwire.engine.rounds import AllUploadsRefused
 from thinwire.flower.control import progress
 
 
@@ -24,7 +24,7 @@ def halted_run(place, recipe, tmp_path_factory):  # noqa: F811
     sites = {name: make_site(folder / "sites" / name, name, place) for name in NAMES}
     transport = local(sites)
     transport.spoil = lambda node, request, reply: None if request.round == 2 and request.task == "round" else reply
-    with pytest.raises(AllRefused):
+    with pytest.raises(AllUploadsRefused):
         run(recipe(run={"references": False}), folder / "run", transport)
     return folder
 

@@ -32,7 +32,7 @@ from thinwire.randomness import derive  # noqa: E402
 from thinwire.settings import ConfigError  # noqa: E402
 from thinwire.simulation import rounds  # noqa: E402
 from thinwire.storage.state import start  # noqa: E402
-from thinwire.training import Trained  # noqa: E402
+from thinwire.training import TrainingResult  # noqa: E402
 
 SEED, SCALE, NODES = 5, 2.0, (3, 7, 20)
 NAMES = [name for name in METHODS if "state dict" not in reasons(create(name))]
@@ -102,7 +102,7 @@ def by_the_engine(method, count, weights="uniform", noise=None, **config):
         start = job.plan.start
         keys = start.trained(job.plan.parts)
         done = start.put({key: moved(peft_name(key), start[key], job.examples[0], job.round) for key in keys})
-        return Trained(done, 1.0, (), 0, 0, 0.0, {})
+        return TrainingResult(done, 1.0, (), 0, 0, 0.0, {})
 
     config = FederationConfig(weights=weights, **config)
     federated = rounds.Federation(

@@ -24,7 +24,7 @@ from thinwire.randomness import derive, uniform
 from thinwire.simulation.rounds import Federation, play
 from thinwire.storage.metrics import Line
 from thinwire.storage.state import State, start
-from thinwire.training import Job, Trained
+from thinwire.training import Job, TrainingResult
 from thinwire.values import ValuesConfig
 
 MODULES = {  # name: (O, r, I)
@@ -51,7 +51,7 @@ TRAVELLING = [(name, fields) for name, fields in CASES if name not in REFERENCES
 STATING = [case for case in TRAVELLING if isinstance(made(*case).exchange, States)]
 BROADCASTING = [case for case in TRAVELLING if case not in STATING]
 
-Train = Callable[[Sequence[Job]], list[Trained]]
+Train = Callable[[Sequence[Job]], list[TrainingResult]]
 
 
 def label(case: tuple[str, dict[str, Any]]) -> str:
@@ -78,12 +78,12 @@ def examples(data: int, count: int = 2) -> list[Example]:
     return [Example((data,), (data,))] * count
 
 
-def learn(jobs: Sequence[Job]) -> list[Trained]:
+def learn(jobs: Sequence[Job]) -> list[TrainingResult]:
     """Each tensor of the plan's parts shrinks a little and moves by what data, round and optimizer state say."""
     return [_learn(job) for job in jobs]
 
 
-def _learn(job: Job) -> Trained:
+def _learn(job: Job) -> TrainingResult:
     data, before = job.examples[0].tokens[0], job.optimizer or {"moment": torch.zeros(3)}
     moment = before["moment"] * 0.9 + seeded(derive(data, job.round), 3)
 
@@ -95,22 +95,22 @@ def _learn(job: Job) -> Trained:
     for _ in range(job.plan.length - 1):
         trained = trained.put({key: move(key, trained[key]) for key in trained.trained(job.plan.parts)})
     loss = 1.0 + float(moment.abs().sum())
-    return Trained(trained, loss, (loss,), 1, 1, 0.0, {"moment": moment})
+    return TrainingResult(trained, loss, (loss,), 1, 1, 0.0, {"moment": moment})
 
 
 def spoiled(victims: set[int], value: float = math.nan, loss: float = 1.0) -> Train:
     """`learn`, but clients with this data end with a value in every trained tensor that is no good."""
 
-    def train(jobs: Sequence[Job]) -> list[Trained]:
+    def train(jobs: Sequence[Job]) -> list[TrainingResult]:
         pairs = zip(jobs, learn(jobs), strict=True)
         return [_spoil(job, done) if job.examples[0].tokens[0] in victims else done for job, done in pairs]
 
-    def _spoil(job: Job, done: Trained) -> Trained:
+    def _spoil(job: Job, done: TrainingResult) -> TrainingResult:
         keys = done.adapters.trained(job.plan.parts)
         changed = {key: done.adapters[key].clone() for key in keys}
         for tensor in changed.values():
             tensor.view(-1)[0] = value
-        return Trained(done.adapters.put(changed), loss, (loss,), 1, 1, 0.0, done.optimizer)
+        return TrainingResult(done.adapters.put(changed), loss, (loss,), 1, 1, 0.0, done.optimizer)
 
     return train
 
@@ -144,7 +144,7 @@ def send(
 ) -> Sending:
     """What a client sends that trained these adapters."""
     side = ClientSide(method=method, client=client, examples=(), train=learn, seed=ctx.seed, noise=noise)
-    return engine.send(side, state, Work(plan, Trained(trained, 0.0, (), 0, 0, 0.0, {})), ctx)
+    return engine.send(side, state, Work(plan, TrainingResult(trained, 0.0, (), 0, 0, 0.0, {})), ctx)
 
 
 def first(federated: Federation, initial: Adapters | None = None) -> State:

@@ -69,7 +69,7 @@ def test_another_seed_draws_other_masks_and_samples():
     sampled = [rounds(federation(("fedit", {}), 8, seed=seed, clients_per_round=3), 4)[1] for seed in (1, 2)]
     assert [line["client"] for line in sampled[0]] != [line["client"] for line in sampled[1]]
     faithful = ("fedsrd-e-official", {"first": "b"})
-    masked = [rounds(federation(faithful, seed=seed), 1)[0].server.log[1] for seed in (1, 2)]
+    masked = [rounds(federation(faithful, seed=seed), 1)[0].server.broadcasts[1] for seed in (1, 2)]
     leaves = [unpack(blob).leaves["stem.conv", "b"].indices().tolist() for blob in masked]
     assert leaves[0] != leaves[1]
 

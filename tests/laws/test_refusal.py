@@ -11,7 +11,7 @@ import torch
 
 from tests.laws.synthetic import bits, federation, first, learn, made, rounds, send, spoiled
 from thinwire.engine import ClientState, Upload, aggregate
-from thinwire.engine.rounds import AllRefused
+from thinwire.engine.rounds import AllUploadsRefused
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Payload, dense
@@ -99,7 +99,7 @@ def test_nobody_left_stops_the_run_and_names_everyone(method):
     federated = federation(method, 2, train=spoiled({0, 1}))
     state = first(federated)
     before = bits(state)
-    with pytest.raises(AllRefused, match=r"round 0.*client-0.*client-1"):
+    with pytest.raises(AllUploadsRefused, match=r"round 0.*client-0.*client-1"):
         rounds(federated, 1, state)
     assert bits(state) == before
 

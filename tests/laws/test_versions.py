@@ -25,10 +25,10 @@ def history(method, other_start=False, count=4):
     initial = begun.add({key: -begun[key]}) if other_start else None
     federated = federation(method, 3)
     states = [first(federated, initial)]
-    log = dict(states[0].server.log)
+    log = dict(states[0].server.broadcasts)
     for _ in range(count):
         states.append(play(federated, states[-1], lambda line: None))
-        log |= states[-1].server.log
+        log |= states[-1].server.broadcasts
     return states, log
 
 
@@ -53,7 +53,7 @@ def test_the_smaller_way_is_sent(broadcasting):
         sent = sum(map(len, message(broadcasting, server, ANYONE, version, NOW)))
         missed = sum(len(log[number]) for number in range(0 if version is None else version + 1, server.version + 1))
         assert sent <= len(server.state)
-        if all(n in server.log for n in range(0 if version is None else version + 1, server.version + 1)):
+        if all(n in server.broadcasts for n in range(0 if version is None else version + 1, server.version + 1)):
             assert sent == min(missed, len(server.state))
     assert message(broadcasting, server, ANYONE, server.version, NOW) == []
 

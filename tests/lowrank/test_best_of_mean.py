@@ -141,12 +141,12 @@ def test_damped_and_bounded(name: str, solve: str, condition: float, clients: in
 
 
 def test_both_algorithms_agree_and_leave_inputs_alone() -> None:
-    from thinwire.lowrank import Fixed
+    from thinwire.lowrank import FixedFactor
 
     module, changes, p = make(clients=4)
     terms = [(w, da, db) for w, (da, db) in zip(p, changes, strict=True)]
     before = [tensor.clone() for term in terms for tensor in term[1:]] + [module.a.clone(), module.b.clone()]
-    few, many = (function(Fixed.of(module.b), module.a, terms) for function in (best_of_few, best_of_many))
+    few, many = (function(FixedFactor.of(module.b), module.a, terms) for function in (best_of_few, best_of_many))
     for one, other in zip(few, many, strict=True):
         assert relative(one, other.double()) < 1e-6
     after = [tensor for term in terms for tensor in term[1:]] + [module.a, module.b]

@@ -32,7 +32,7 @@ def distance(x: LowRank, y: LowRank) -> Tensor:
 
 def project(b: Tensor, mean: Tensor, rest: LowRank, damping: float | None = None) -> Tensor:
     """The change DA for which `b @ DA` is nearest `b @ mean + rest`."""
-    fixed = lowrank.Fixed.of(b)
+    fixed = lowrank.FixedFactor.of(b)
     return fixed.solve(mean, rest.scale * fixed.see(rest.b) @ rest.a.double(), damping)
 
 

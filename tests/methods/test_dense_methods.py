@@ -38,7 +38,7 @@ def test_ffa_lora_never_moves_or_sends_a():
     for name, module in state.server.adapters.modules.items():
         assert torch.equal(module.a, state.server.start.modules[name].a)
         assert module.b.any()
-    assert all(part in ("b", EXTRA) for blob in state.server.log.values() for _, part in unpack(blob).leaves)
+    assert all(part in ("b", EXTRA) for blob in state.server.broadcasts.values() for _, part in unpack(blob).leaves)
 
 
 def test_ffa_lora_is_exact_where_fedit_is_biased():

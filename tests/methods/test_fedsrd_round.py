@@ -10,7 +10,7 @@ import torch
 from tests.laws.synthetic import federation, first, learn, made, rounds, send
 from tests.methods import dense
 from thinwire.adapters import Adapters
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context
 from thinwire.methods import create
@@ -66,7 +66,7 @@ def test_an_official_round_follows_the_dense_formulas(name, number):
     method = made(name, {"precision": "float32"})
     federated, state, sent = uploads_of_a_round(method, number)
     after = play(federated, state, lambda line: None).server
-    broadcast = unpack(after.log[after.version]).leaves
+    broadcast = unpack(after.broadcasts[after.version]).leaves
     part = "a" if number % 2 == 0 else "b"
     for module, before in state.server.adapters.modules.items():
         changes = [(leaves[module, "a"].dense(), leaves[module, "b"].dense()) for leaves, _ in sent.values()]
@@ -101,7 +101,7 @@ def test_ours_learns_in_round_0(name):
     state, _ = rounds(federation((name, {}), 3), 1)
     modules = state.server.adapters.modules
     assert any(module.b.any() for module in modules.values())
-    assert unpack(state.server.log[1]).density < 0.3
+    assert unpack(state.server.broadcasts[1]).density < 0.3
 
 
 @pytest.mark.parametrize(("name", "turns"), [("fedsrd-e", "baba"), ("fedsrd-e-official", "abab")])
@@ -110,7 +110,7 @@ def test_factors_are_updated_in_turn(name, turns):
     state, seen = first(federated), []
     for _ in range(4):
         state = play(federated, state, lambda line: None)
-        seen.append({part for _, part in unpack(state.server.log[state.server.version]).leaves} - {"extra"})
+        seen.append({part for _, part in unpack(state.server.broadcasts[state.server.version]).leaves} - {"extra"})
     assert seen == [{part} for part in turns]
 
 
@@ -126,16 +126,16 @@ def test_the_preset_is_the_official_value_of_every_switch():
     }
     short, _ = rounds(federation(("fedsrd-official", {})), 3)
     long, _ = rounds(federation(("fedsrd", fields)), 3)
-    assert short.server.log == long.server.log
+    assert short.server.broadcasts == long.server.broadcasts
     ours, _ = rounds(federation(("fedsrd", {})), 3)
-    assert ours.server.log != long.server.log
+    assert ours.server.broadcasts != long.server.broadcasts
 
 
 def test_a_switch_that_is_given_wins_over_the_preset():
     method = create("fedsrd-official", {"first": "b", "error_feedback": 0.5})
     assert method.feedback == 0.5
     state, _ = rounds(federation(method), 1)
-    assert {part for _, part in unpack(state.server.log[1]).leaves} == {"b", "extra"}
+    assert {part for _, part in unpack(state.server.broadcasts[1]).leaves} == {"b", "extra"}
 
 
 def test_importance_by_hand():
@@ -152,8 +152,9 @@ def test_importance_by_hand():
     method = made("fedsrd-official", {"base_rate": 0.5, "cap": 0.0, "precision": "float32"})
     from thinwire.compress import compress
 
-    leaves, _ = compress({("s", "b"): db}, method.up(Client("one", 0, 1), Context(0, 0)), Link(before, after, 0), {})
+    steps, context = method.up(Client("one", 0, 1), Context(0, 0)), StepContext(before, after, 0)
+    leaves, _ = compress({("s", "b"): db}, steps, context, {})
     assert leaves["s", "b"].dense().tolist() == [[1.5, 0.0], [0.0, 6.0]]
     # of 5, 5, 4, 0 the quantile at .5 is 4.5: both fives stay
-    leaves, _ = compress({("s", "a"): da}, method.up(Client("one", 0, 1), Context(0, 0)), Link(before, after, 0), {})
+    leaves, _ = compress({("s", "a"): da}, steps, context, {})
     assert leaves["s", "a"].dense().tolist() == [[2.0, -2.0], [0.0, 0.0]]

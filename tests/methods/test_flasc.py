@@ -73,11 +73,11 @@ def test_the_server_keeps_what_no_client_was_sent():
 def test_evaluation_is_on_what_a_client_would_be_sent_next():
     made = federation(("flasc", {"down_density": 0.2, "decay": 0.5, **EXACT}), 2)
     state, _ = rounds(made, 2)
-    judged = made.method.exchange.result(state.server.adapters, Context(2, made.seed))
+    result = made.method.exchange.result(state.server.adapters, Context(2, made.seed))
     want = sorted_out(flat(state.server.adapters), 0.2 * 0.25)
-    assert all(torch.equal(tensor, want[key]) for key, tensor in judged.items())
+    assert all(torch.equal(tensor, want[key]) for key, tensor in result.items())
     sent = decode(watched(made, state).down["client-0"][0].leaves)
-    assert all(torch.equal(judged[key], tensor) for key, tensor in sent.items())
+    assert all(torch.equal(result[key], tensor) for key, tensor in sent.items())
     dense = create("flasc", {"down_density": 1.0})
     whole = dense.exchange.result(state.server.adapters, Context(2, 0))
     assert all(torch.equal(tensor, state.server.adapters[key]) for key, tensor in whole.items())
@@ -105,9 +105,9 @@ def test_frozen_a_never_moves_travels_or_is_masked():
     state, _ = rounds(made, 3)
     seen = watched(made, state)
     assert all(part != "a" for payload in (*seen.up.values(), seen.down["client-0"][0]) for _, part in payload.leaves)
-    judged = made.method.exchange.result(state.server.adapters, Context(3, 0))
+    result = made.method.exchange.result(state.server.adapters, Context(3, 0))
     for name, module in start_adapters().modules.items():
-        for adapters in (state.server.adapters, seen.plans["client-1"].start, judged):
+        for adapters in (state.server.adapters, seen.plans["client-1"].start, result):
             assert torch.equal(adapters.modules[name].a, module.a)
     trained = [key for key, _ in state.server.adapters.items() if key[1] != "a"]
     count = sum(state.server.adapters[key].numel() for key in trained)
@@ -168,8 +168,8 @@ def test_one_mask_is_chosen_after_a_dense_round_and_stays():
         state = seen.after
         assert all(torch.equal(tensor != 0, mask[key]) for key, tensor in seen.plans["client-1"].start.items())
         assert all(torch.equal(own, mask[key]) for key, own in seen.plans["client-1"].masks.items())
-        judged = made.method.exchange.result(state.server.adapters, Context(state.round, 0))
-        assert all(torch.equal(tensor, judged[key]) for key, tensor in state.server.adapters.items())
+        result = made.method.exchange.result(state.server.adapters, Context(state.round, 0))
+        assert all(torch.equal(tensor, result[key]) for key, tensor in state.server.adapters.items())
 
 
 @pytest.mark.parametrize("local", ["dense", "sparse", "fixed"])

@@ -15,7 +15,7 @@ from thinwire.wire import unpack
 def test_both_directions_carry_codes_and_vectors_stay_float32(packed):  # noqa: F811
     state, _ = rounds(federation(("flocora", {"bits_up": 4, "bits_down": 8}), 3), 2)
     ups = [payload for payload, _ in packed if payload.kind == "change" and payload.version == 1 and payload.leaves]
-    downs = [unpack(blob) for version, blob in state.server.log.items() if version]
+    downs = [unpack(blob) for version, blob in state.server.broadcasts.items() if version]
     assert len(ups) > 3
     assert downs
     for payload in ups + downs:
@@ -35,7 +35,7 @@ def test_the_server_moves_by_what_it_broadcast():
     state, _ = rounds(federation(("flocora", {"bits_up": 0, "bits_down": 2}), 3), 1)
     exact, _ = rounds(federation(("flocora", {"bits_up": 0, "bits_down": 0}), 3), 1)
     key = "layer.0.up", "b"
-    sent = unpack(state.server.log[1]).leaves[key].dense()
+    sent = unpack(state.server.broadcasts[1]).leaves[key].dense()
     torch.testing.assert_close(state.server.adapters[key], state.server.start[key] + sent)
     assert not torch.allclose(state.server.adapters[key], exact.server.adapters[key], rtol=1e-3)
     assert all(len(row.unique()) <= 4 for row in sent)

@@ -128,7 +128,7 @@ def test_what_a_late_joiner_is_sent_stops_growing(fields):
     assert max(sizes[10:]) <= 1.05 * sizes[10]
     for name, pair in state.server.adapters.merged.items():
         assert pair.rank <= min(MODULES[name][0], MODULES[name][2])
-    assert sum(map(len, state.server.log.values())) <= 3 * max(sizes)
+    assert sum(map(len, state.server.broadcasts.values())) <= 3 * max(sizes)
 
 
 def test_compaction_keeps_the_sum():
@@ -235,7 +235,7 @@ def test_a_quantised_base_is_refused():
 def test_a_broadcast_is_the_stack_and_a_state_is_whole():
     made = federation(("flora", {}), 2)
     state, _ = rounds(made, 3)
-    stack = unpack(state.server.log[3]).leaves
+    stack = unpack(state.server.broadcasts[3]).leaves
     assert {part for _, part in stack} == {"merged_a", "merged_b", "extra"}
     assert stack["layer.0.query", "merged_a"].shape == (8, 10)
     whole = unpack(state.server.state).leaves

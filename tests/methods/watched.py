@@ -18,7 +18,7 @@ from thinwire.method import Plan
 from thinwire.payload import Payload
 from thinwire.simulation.rounds import Federation, messages_for, play
 from thinwire.storage.state import State
-from thinwire.training import Job, Trained
+from thinwire.training import Job, TrainingResult
 from thinwire.wire import unpack
 
 
@@ -52,11 +52,11 @@ def unequal(
 
 def watched(federated: Federation, before: State) -> Seen:
     """Play one round of a federation from which nobody drops out."""
-    jobs: list[tuple[Job, Trained]] = []
+    jobs: list[tuple[Job, TrainingResult]] = []
     up: dict[str, Payload] = {}
     aggregate = module.aggregate
 
-    def train(given: Sequence[Job]) -> list[Trained]:
+    def train(given: Sequence[Job]) -> list[TrainingResult]:
         done = [held(job, end) for job, end in zip(given, learn(given), strict=True)]
         jobs.extend(zip(given, done, strict=True))
         return done
@@ -76,7 +76,7 @@ def watched(federated: Federation, before: State) -> Seen:
     return Seen(before, after, down, plans, trained, up)
 
 
-def held(job: Job, done: Trained) -> Trained:
+def held(job: Job, done: TrainingResult) -> TrainingResult:
     """What was trained, with the entries that the plan's masks hold back at their start."""
     start, end = job.plan.start, done.adapters
     kept = {key: torch.where(mask, end[key], start[key]) for key, mask in job.plan.masks.items()}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from thinwire import peft_bridge
 from thinwire.adapters import EXTRA
 from thinwire.config import LoraConfig, ModelConfig, TrainConfig
-from thinwire.data import Classified, Tagged
+from thinwire.data import ClassExample, TokenClassExample
 from thinwire.evaluation import evaluate
 from thinwire.method import Plan
 from thinwire.models import load_base
@@ -85,8 +85,8 @@ def test_a_backbone_that_lacks_a_tensor_is_refused_not_drawn(tiny, tmp_path):
 
 
 ROWS = [tuple(2 + (7 * size + place) % 40 for place in range(2 + size)) for size in range(6)]
-TEXTS = [Classified(row, (size % 3,)) for size, row in enumerate(ROWS)]
-TAGS = [Tagged(row, (-100, *(token % 3 for token in row[1:]))) for row in ROWS]
+TEXTS = [ClassExample(row, (size % 3,)) for size, row in enumerate(ROWS)]
+TAGS = [TokenClassExample(row, (-100, *(token % 3 for token in row[1:]))) for row in ROWS]
 
 
 @pytest.mark.parametrize(("architecture", "task"), HEADS, ids=str)

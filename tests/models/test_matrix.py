@@ -21,10 +21,10 @@ from tests.tiny_models import EOS, copying, save_tiny
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters, same
 from thinwire.config import LoraConfig, ModelConfig, TrainConfig
-from thinwire.data import Classified, Example
+from thinwire.data import ClassExample, Example
 from thinwire.method import Plan
 from thinwire.models import Base, load_base
-from thinwire.models.heads import KINDS, Head
+from thinwire.models.heads import HEAD_CLASSES, Head
 from thinwire.models.merging import bake
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
@@ -69,7 +69,7 @@ def test_the_lists_name_architectures_that_exist():
 
 def save(task: str, name: str, folder: Path) -> None:
     """Write a seeded, tiny model of an architecture."""
-    kind = getattr(transformers, "AutoModelForCausalLM" if task == "text" else KINDS[task])
+    kind = getattr(transformers, "AutoModelForCausalLM" if task == "text" else HEAD_CLASSES[task])
     with torch.device("meta"):
         config = tiny_config(name, task == "text")
         size = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
@@ -119,7 +119,7 @@ def opened(task: str, folder: Path) -> Base:
 def plain(task: str, folder: Path) -> Any:
     if task == "text":
         return transformers.AutoModelForCausalLM.from_pretrained(folder)
-    return getattr(transformers, KINDS[task]).from_pretrained(folder, num_labels=2, ignore_mismatched_sizes=True)
+    return getattr(transformers, HEAD_CLASSES[task]).from_pretrained(folder, num_labels=2, ignore_mismatched_sizes=True)
 
 
 def head_of(network: Any) -> tuple[str, ...]:
@@ -137,4 +137,4 @@ def logits(task: str, network: Any) -> torch.Tensor:
 def examples(task: str) -> list[Example]:
     if task == "text":
         return copying(2)
-    return [Classified(tuple(TOKENS[row].tolist()), (row,)) for row in range(2)]
+    return [ClassExample(tuple(TOKENS[row].tolist()), (row,)) for row in range(2)]

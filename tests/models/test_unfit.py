@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import VOCABULARY
 from thinwire.config import ModelConfig
-from thinwire.data import Classified
+from thinwire.data import ClassExample
 from thinwire.models import load_base
 from thinwire.models.heads import Head
 from thinwire.settings import ConfigError
@@ -118,7 +118,7 @@ def test_padding_needs_no_weights_of_its_own(folder):
     base = load_base(ModelConfig(name=str(folder)), "cpu", SEQUENCE)
     assert base.model.config.pad_token_id == base.tokenizer.pad_token_id == 1
     with torch.no_grad():
-        pair = logits_at(base.model, collate([Classified((5, 6, 7), (0,)), Classified((8,), (1,))]))
+        pair = logits_at(base.model, collate([ClassExample((5, 6, 7), (0,)), ClassExample((8,), (1,))]))
         torch.testing.assert_close(pair[1:], base.model(torch.tensor([[8]])).logits)
     for name in ("tokenizer_config.json", "tokenizer.json"):
         values = json.loads((folder / name).read_text())

@@ -31,10 +31,10 @@ def interrupted(recipe: Recipe, folder: Path, at: int, monkeypatch: pytest.Monke
     """Play the first rounds of a run, and stop as Ctrl-C does."""
     real = module.play
 
-    def play(federation: Any, state: Any, tell: Any) -> Any:
+    def play(federation: Any, state: Any, record: Any) -> Any:
         if state.round == at:
             raise KeyboardInterrupt
-        return real(federation, state, tell)
+        return real(federation, state, record)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "play", play)

@@ -65,7 +65,7 @@ def test_scoring_shows_how_far_it_is_in_a_log_too(monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     live = Live(console, Progress(console=console, disable=True))
     live.scoring("scoring the base", 1500)
-    live.scored(1000)
+    live.evaluated(1000)
     assert console.file.getvalue().splitlines() == ["scoring the base: 1,500 examples", "  1,000 examples so far"]
 
 

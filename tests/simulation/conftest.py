@@ -40,7 +40,7 @@ class Notes:
     def scoring(self, text: str, examples: int | None) -> None:
         self.phases.append(text)
 
-    def scored(self, examples: int) -> None:
+    def evaluated(self, examples: int) -> None:
         self.scores.append(examples)
 
     def line(self, line: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ class Notes:
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.told.append(text)
 
 

@@ -89,7 +89,7 @@ def test_the_setting_does_the_same_at_the_end_of_a_run(recipe, tmp_path, capsys)
     assert "adapter cut to rank 2: relative error 0." in capsys.readouterr().out
 
 
-def test_a_masked_model_is_what_is_judged_and_exported(recipe, tmp_path):
+def test_a_masked_model_is_what_is_evaluated_and_exported(recipe, tmp_path):
     """FLASC: the adapter of the run holds a quarter of the entries, those a client would be sent."""
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Each client's own adapters at the end of a real run: judged, exported, fused exactly; found again after a crash."""
+"""Each client's own adapters at the end of a real run: evaluated, exported, fused exactly; found after a crash."""
 
 from __future__ import annotations
 

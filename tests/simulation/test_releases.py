@@ -25,7 +25,7 @@ from thinwire.simulation.releases import guarantee, releases_of, resolved, run_l
 from thinwire.simulation.rounds import Federation
 from thinwire.storage import ledger as record
 from thinwire.storage.ledger import draw_secret
-from thinwire.training.shares import Shares
+from thinwire.training.shares import ProcessPlace
 
 TRAIN = TrainConfig(steps=3, batch=2)
 
@@ -223,7 +223,7 @@ def test_methods_that_it_makes_no_sense_for(privacy, method, words):
 def test_several_processes_have_no_secret_in_common(monkeypatch):
     assert 0 <= draw_secret() < 2**256
     assert draw_secret() != draw_secret()
-    monkeypatch.setattr(record, "here", lambda: Shares(0, 2))
+    monkeypatch.setattr(record, "here", lambda: ProcessPlace(0, 2))
     with pytest.raises(ConfigError, match=r"privacy\.seed = 'system': each of several processes"):
         draw_secret()
 

@@ -97,7 +97,7 @@ def test_bytes_are_the_sum_of_the_lines_and_the_last_broadcast(straight):
     lines, summary = [line for line in straight.directory.lines() if "client" in line], straight.summary
     assert summary["bytes_up"] == sum(line["bytes_up"] for line in lines)
     state, _ = checkpoint.load(straight.directory.checkpoints, _start(straight), 3)
-    last = 3 * len(state.server.log[ROUNDS])
+    last = 3 * len(state.server.broadcasts[ROUNDS])
     assert summary["bytes_down"] == sum(line["bytes_down"] for line in lines) + last
     tensors = dict(state.server.adapters.items())
     values = sum(tensor.numel() for tensor in tensors.values())

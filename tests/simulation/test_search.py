@@ -14,7 +14,7 @@ from thinwire.cli import main
 from thinwire.config import SearchConfig, from_dict
 from thinwire.engine.rounds import Diverged
 from thinwire.settings import ConfigError
-from thinwire.simulation.search import Measured, Point, check, climb, mean_after, point_recipe, search
+from thinwire.simulation.search import Measurement, Point, check, climb, mean_after, point_recipe, search
 
 GRID = SearchConfig(ranks=(1, 4, 16), densities=(0.0625, 0.25, 1.0))
 
@@ -29,7 +29,7 @@ def by(losses, seen=None):
     def measure(point):
         if seen is not None:
             seen.append(point)
-        return Measured(losses.get((point.rank, point.density), 9.0), 0.0, cost(point))
+        return Measurement(losses.get((point.rank, point.density), 9.0), 0.0, cost(point))
 
     return measure
 
@@ -53,7 +53,7 @@ def test_the_better_of_each_pair_is_taken():
 
 
 def test_it_ends_in_the_corner_where_all_helps():
-    chosen, steps = climb(GRID, lambda point: Measured(1 / (point.rank * point.density), 0.0, cost(point)))
+    chosen, steps = climb(GRID, lambda point: Measurement(1 / (point.rank * point.density), 0.0, cost(point)))
     assert chosen == Point(16, 1.0)
     assert len(steps) == 4
     assert len(steps[-1].pair) == 1
@@ -71,7 +71,7 @@ def test_a_gain_that_is_asked_for_and_a_budget_end_it():
     steady = SearchConfig(ranks=GRID.ranks, densities=GRID.densities, gain=0.2)
     assert climb(steady, by(losses))[0] == Point(1, 0.0625)
     poor = SearchConfig(ranks=GRID.ranks, densities=GRID.densities, budget_mb=0.25)
-    chosen, steps = climb(poor, lambda point: Measured(1 / (point.rank * point.density), 0.0, cost(point)))
+    chosen, steps = climb(poor, lambda point: Measurement(1 / (point.rank * point.density), 0.0, cost(point)))
     assert cost(chosen) <= 0.25e6
     assert steps[-1].taken is None
     assert "beyond 0.25 MB" in steps[-1].why

@@ -20,7 +20,7 @@ import pytest
 import thinwire
 from tests.simulation.conftest import MANY, ROUNDS, Done, perform, results, resumed, timeless, write_toml
 from thinwire.cli import main
-from thinwire.engine.rounds import AllRefused
+from thinwire.engine.rounds import AllUploadsRefused
 from thinwire.randomness import derive
 from thinwire.session import loaded as session
 from thinwire.storage import checkpoint
@@ -58,7 +58,7 @@ def test_a_client_that_diverges_is_refused_and_the_round_goes_on(quick, straight
 def test_when_all_are_refused_the_run_stops_and_the_last_checkpoint_stays(quick, straight_quick, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         diverging(patch, ("alpha", "beta", "gamma"), since=2)
-        with pytest.raises(AllRefused, match=r"round 2: .*alpha: the loss is not finite; beta: .*; gamma: "):
+        with pytest.raises(AllUploadsRefused, match=r"round 2: .*alpha: the loss is not finite; beta: .*; gamma: "):
             perform(quick, tmp_path / "run")
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoint")] == ["000001", "000002"]
     resumed(tmp_path / "run").same_as(straight_quick)
@@ -87,11 +87,11 @@ def test_ctrl_c_ends_with_130_and_a_hint_that_works(settings, straight_quick, tm
 
     real, rounds = module.play, []
 
-    def play(federation, state, tell):
+    def play(federation, state, record):
         if state.round == 2:
             raise KeyboardInterrupt
         rounds.append(state.round)
-        return real(federation, state, tell)
+        return real(federation, state, record)
 
     path, output = write_toml(tmp_path / "r.toml", settings), tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -141,10 +141,10 @@ def test_a_client_file_damaged_in_mid_run_is_named_and_the_run_can_go_on(half, s
 
     real = module.play
 
-    def play(federation, state, tell):
+    def play(federation, state, record):
         if state.round == 3:
             state.clients.saved["beta"].file.write_bytes(b"")
-        return real(federation, state, tell)
+        return real(federation, state, record)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "play", play)

@@ -24,7 +24,7 @@ from thinwire.randomness import derive
 from thinwire.simulation.rounds import Federation, play
 from thinwire.storage import checkpoint
 from thinwire.storage.checkpoint import CheckpointError
-from thinwire.storage.clients import ClientStore, DamagedClient, Saved
+from thinwire.storage.clients import ClientFiles, ClientStore, DamagedClient
 from thinwire.storage.state import State
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def full(seed: int, version: int = 3) -> ClientState:
 
 def nobody() -> ClientStore:
     """The store before anyone took part."""
-    return ClientStore(start_adapters(), {name: Saved() for name in ("a", "b/c", "d")})
+    return ClientStore(start_adapters(), {name: ClientFiles() for name in ("a", "b/c", "d")})
 
 
 def files(folder: Path) -> dict[str, int]:

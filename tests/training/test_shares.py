@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from thinwire.training.shares import Shares, here
+from thinwire.training.shares import ProcessPlace, here
 
 SETTINGS = {
     "lora.rank": 4,
@@ -28,10 +28,10 @@ SETTINGS = {
 
 
 def test_shares_cover_every_example_once():
-    parts = [Shares(index, 3).mine(range(10)) for index in range(3)]
+    parts = [ProcessPlace(index, 3).mine(range(10)) for index in range(3)]
     assert sorted(index for part in parts for index in part) == list(range(10))
-    assert here() == Shares(0, 1)
-    assert Shares().add([], 0.5) == 0.5
+    assert here() == ProcessPlace(0, 1)
+    assert ProcessPlace().add([], 0.5) == 0.5
 
 
 def launch(folder: Path, processes: int, *more: str) -> None:

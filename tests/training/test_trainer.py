@@ -16,7 +16,7 @@ from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import Example
 from thinwire.method import Plan
 from thinwire.models import load_base
-from thinwire.training import Job, Trained, Trainer
+from thinwire.training import Job, Trainer, TrainingResult
 
 ALL = frozenset({"a", "b", "extra"})
 CONFIG = TrainConfig(steps=4, batch=4, learning_rate=1e-2)
@@ -28,7 +28,7 @@ def set_up(folder, config: TrainConfig = CONFIG, rounds: int = 4, dtype: str = "
     return Trainer(base, model, config, rounds), peft_bridge.start(model, 1)
 
 
-def run(trainer: Trainer, begin: Adapters, parts=ALL, examples=None, **job) -> Trained:
+def run(trainer: Trainer, begin: Adapters, parts=ALL, examples=None, **job) -> TrainingResult:
     given = {"seed": 5, "round": 0} | job
     return trainer.train([Job(Plan(begin, parts), examples or copying(40), **given)])[0]
 

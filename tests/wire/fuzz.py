@@ -119,7 +119,7 @@ def seal(data: bytes) -> bytes:
     return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
 
 
-def judge(data: bytes, expect: Expect) -> str:
+def verdict(data: bytes, expect: Expect) -> str:
     """ "" for a payload, else the error's text. Raises: AssertionError for a payload beyond what is expected."""
     try:
         reader = open_payload(data, expect)
@@ -186,7 +186,7 @@ def run(count: int, seed: int, traced: int = 1, progress: TextIO | None = None) 
         if trace:
             tracemalloc.start()
         start = time.process_time()
-        error = judge(data, EXPECT)
+        error = verdict(data, EXPECT)
         slowest = max(slowest, time.process_time() - start)
         if trace:
             peak = max(peak, tracemalloc.get_traced_memory()[1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.bound import bound_bits, symbols_in_use
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.compress.quantise import Quantise
 from thinwire.payload import All, Floats, Leaf, Listed, Payload
 from thinwire.wire import pack
@@ -47,8 +47,8 @@ def test_codes_at_the_entropy(kind, symmetric, bits, per):
     shape = (512, 600)
     places = positions(rng, shape, 0.1, kind)
     leaf = Leaf(shape, places, Floats(gaussian(rng, kept(shape, places))))
-    link = Link(None, None, 5)  # type: ignore[arg-type]
-    within_target(Quantise(bits, per, symmetric)({KEY: leaf}, link)[KEY])
+    context = StepContext(None, None, 5)  # type: ignore[arg-type]
+    within_target(Quantise(bits, per, symmetric)({KEY: leaf}, context)[KEY])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,11 +10,11 @@ from thinwire.adapters import Adapters, Change
 from thinwire.payload import Leaves, dense
 from thinwire.randomness import derive
 
-__all__ = ["Link", "Step", "compress", "decode", "owed"]
+__all__ = ["Step", "StepContext", "compress", "decode", "owed"]
 
 
 @dataclass(frozen=True)
-class Link:
+class StepContext:
     """What a step knows besides the leaves: the factors before and after the change, and a seed of its own."""
 
     before: Adapters
@@ -28,11 +28,11 @@ class Link:
 class Step(Protocol):
     """One lossy step. Pure: leaves are never changed in place."""
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves: ...
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves: ...
 
 
 def compress(
-    change: Change, steps: Sequence[Step], link: Link, residual: Change, feedback: float = 0.0
+    change: Change, steps: Sequence[Step], context: StepContext, residual: Change, feedback: float = 0.0
 ) -> tuple[Leaves, Change]:
     """Leaves of `change + feedback * residual` after every step, and the new residual: what they leave out of that sum.
 
@@ -42,7 +42,7 @@ def compress(
     total = owed(change, residual, feedback)
     leaves: Leaves = {key: dense(tensor.float()) for key, tensor in total.items()}
     for step in steps:
-        leaves = step(leaves, link)
+        leaves = step(leaves, context)
     if not feedback:
         return leaves, {}
     sent = decode(leaves)
@@ -50,7 +50,7 @@ def compress(
 
 
 def owed(change: Change, residual: Change, feedback: float) -> Change:
-    """What a sender has to tell: its change and, by `feedback`, what compression left out before."""
+    """What a sender has to send: its change and, by `feedback`, what compression left out before."""
     return {key: tensor + feedback * residual[key] if key in residual else tensor for key, tensor in change.items()}
 
 

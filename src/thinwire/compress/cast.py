@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.payload import Codes, Floats, Leaves
 
 
@@ -16,7 +16,7 @@ class Cast:
 
     dtype: str
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
         dtype: torch.dtype = getattr(torch, self.dtype)
         return {
             key: leaf if isinstance(leaf.values, Codes) else replace(leaf, values=Floats(leaf.floats().to(dtype)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thinwire.adapters import EXTRA, Adapters, Key
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.payload import Floats, Leaf, Leaves, sparse
 
 
@@ -39,12 +39,12 @@ class ImportanceDrop:
     rate: KurtosisRate
     rescale: bool
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
-        return {key: self.drop(key, leaf, link) for key, leaf in leaves.items()}
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
+        return {key: self.drop(key, leaf, context) for key, leaf in leaves.items()}
 
-    def drop(self, key: Key, leaf: Leaf, link: Link) -> Leaf:
+    def drop(self, key: Key, leaf: Leaf, context: StepContext) -> Leaf:
         values = leaf.dense()
-        scores = importance(key, values, link.before, link.after)
+        scores = importance(key, values, context.before, context.after)
         kept = above(values, scores, quantile(scores, self.rate(scores)))
         left = float(kept.floats().abs().sum(dtype=torch.float64))
         if not self.rescale or left == 0:
@@ -64,9 +64,9 @@ class ImportanceBudget:
 
     rate: float
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
         values = {key: leaf.dense() for key, leaf in leaves.items()}
-        scores = {key: importance(key, tensor, link.before, link.after) for key, tensor in values.items()}
+        scores = {key: importance(key, tensor, context.before, context.after) for key, tensor in values.items()}
         factors = [tensor.reshape(-1) for key, tensor in scores.items() if key[1] != EXTRA]
         shared = quantile(torch.cat(factors), self.rate) if factors else 0.0
         limits = {key: quantile(tensor, self.rate) if key[1] == EXTRA else shared for key, tensor in scores.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.payload import PER, Codes, Leaf, Leaves, group_width, groups
 from thinwire.randomness import uniform
 
@@ -22,7 +22,7 @@ class Quantise:
     Affine: `scale = (max - min) / (2^b - 1)`, `zero = round(-2^(b-1) - min / scale)`, `level = clamp(round(x / scale) +
     zero)`. Symmetric: `scale = max|x| / (2^(b-1) - 1)`; one bit holds the sign and `scale = mean|x|` (max|x| if
     stochastic). A group with max = min stores that constant exactly.
-    stochastic: round up with the probability of the fraction, so that the mean is kept; drawn from the link's seed.
+    stochastic: round up with the probability of the fraction, so that the mean is kept; drawn from the context's seed.
     Source: FLoCoRA, arXiv:2406.14082. Differs: the official code does not round the zero point.
     Raises: ValueError for settings out of range or values that are not finite.
     """
@@ -38,9 +38,9 @@ class Quantise:
         if self.per not in PER:
             raise ValueError(f"Quantise: per = {self.per!r}: allowed are {', '.join(PER)}")
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
         return {
-            key: leaf if len(leaf.shape) < 2 else replace(leaf, values=self.codes(leaf, link.derive("round", *key)))
+            key: leaf if len(leaf.shape) < 2 else replace(leaf, values=self.codes(leaf, context.derive("round", *key)))
             for key, leaf in leaves.items()
         }
 

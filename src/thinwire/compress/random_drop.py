@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.payload import Floats, Leaf, Leaves, Seeded
 
 
@@ -18,13 +18,13 @@ class RandomDrop:
     rate: float
     rescale: bool = True
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
         if self.rate == 0:
             return leaves
         factor = 1 / (1 - self.rate) if self.rescale else 1.0
 
         def drop(key: tuple[str, str], leaf: Leaf) -> Leaf:
-            mask = Seeded(link.derive(*key), 1 - self.rate)
+            mask = Seeded(context.derive(*key), 1 - self.rate)
             empty = Leaf(leaf.shape, mask, leaf.values)
             return Leaf(leaf.shape, mask, Floats(leaf.dense().reshape(-1)[empty.indices()] * factor))
 

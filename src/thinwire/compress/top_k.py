@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.compress import Link
+from thinwire.compress import StepContext
 from thinwire.payload import Leaves, sparse
 
 
@@ -21,7 +21,7 @@ class TopK:
 
     density: float
 
-    def __call__(self, leaves: Leaves, link: Link) -> Leaves:
+    def __call__(self, leaves: Leaves, context: StepContext) -> Leaves:
         if self.density >= 1:
             return leaves
         values = {key: leaf.dense() for key, leaf in leaves.items()}

@@ -21,17 +21,17 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Tagged(Example):
+class TokenClassExample(Example):
     """A tokenised text whose tokens have classes of their own: `labels` are classes, or -100."""
 
 
 @dataclass(frozen=True)
-class Classified(Example):
+class ClassExample(Example):
     """A tokenised text with one class: `labels` holds that one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Picture(Classified):
+class Picture(ClassExample):
     """An image with one class, and no tokens: pixels (3, H, W), uint8."""
 
     pixels: Tensor

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thinwire.data.conversation import Talk, Turn
+from thinwire.data.conversation import Conversation, Turn
 from thinwire.data.values import as_text
 from thinwire.settings import ConfigError
 
@@ -28,7 +28,7 @@ def has_template(tokenizer: Tokenizer) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def write_chat(talk: Talk, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
+def write_chat(talk: Conversation, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
     """The text of a talk, and where in it the loss is taken: a span of characters for each trained turn.
 
     Where the prompt of the last turn ends with what a finished turn lacks (it opens a thought), the text has it, too.
@@ -55,7 +55,7 @@ def write_chat(talk: Talk, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
         raise _refusal(talk, error, write) from error
 
 
-def _template(talk: Talk, tokenizer: Tokenizer) -> str:
+def _template(talk: Conversation, tokenizer: Tokenizer) -> str:
     if not has_template(tokenizer):
         raise ConfigError("data.template = 'chat': the model's tokenizer has no chat template; use alpaca or plain")
     try:
@@ -70,7 +70,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     return {**turn.more, "role": turn.role, "content": content}
 
 
-def _check_complete(talk: Talk, text: str, write: Write) -> None:
+def _check_complete(talk: Conversation, text: str, write: Write) -> None:
     """Raises: ConfigError for a turn, its calls of tools, or tools, that the template passes over in silence."""
     for at, turn in enumerate(talk.turns):
         said = turn.content.strip()
@@ -94,7 +94,7 @@ def _other(turn: Turn) -> Turn:
     return replace(turn, content=next(letter for letter in "012" if letter not in (said[:1], said[-1:])))
 
 
-def _marked(talk: Talk, text: str, template: str, tokenizer: Tokenizer) -> list[Span]:
+def _marked(talk: Conversation, text: str, template: str, tokenizer: Tokenizer) -> list[Span]:
     """The spans that the template marks, of the trained turns."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -116,7 +116,7 @@ def _marked(talk: Talk, text: str, template: str, tokenizer: Tokenizer) -> list[
     return [span for (_, turn), span in zip(said, found[0], strict=True) if turn.says]
 
 
-def _found(talk: Talk, text: str, write: Write) -> tuple[str, list[Span]]:
+def _found(talk: Conversation, text: str, write: Write) -> tuple[str, list[Span]]:
     """The text and the trained turns' spans, by the prompts and the conversations up to each of them."""
     spans: list[Span] = []
     for at, turn in enumerate(talk.turns):
@@ -136,14 +136,14 @@ def _found(talk: Talk, text: str, write: Write) -> tuple[str, list[Span]]:
     return text, spans
 
 
-def _begin(talk: Talk, at: int, text: str, write: Write) -> int:
+def _begin(talk: Conversation, at: int, text: str, write: Write) -> int:
     """Where the content of a turn begins whose prompt ends with more than it has before it, or that is the first."""
     if at and not text.startswith(write(talk.turns[:at])):
         raise _unstable(talk, at)
     return _content(talk, at, text, talk.turns, write)[0]
 
 
-def _end(talk: Talk, at: int, text: str, begin: int, write: Write) -> int:
+def _end(talk: Conversation, at: int, text: str, begin: int, write: Write) -> int:
     """Where a turn ends that others follow: after what the template writes at the end of a conversation that ends here.
 
     While it is the last one, a template may write more before its content (a thought), but the same after it.
@@ -159,7 +159,7 @@ def _end(talk: Talk, at: int, text: str, begin: int, write: Write) -> int:
     return end + len(after)
 
 
-def _content(talk: Talk, at: int, text: str, turns: Sequence[Turn], write: Write) -> Span:
+def _content(talk: Conversation, at: int, text: str, turns: Sequence[Turn], write: Write) -> Span:
     """Where the content of a turn is in the text of turns: what changes when it does."""
     if not turns[at].content.strip():
         raise _unstable(talk, at)
@@ -179,18 +179,18 @@ def _common(one: str, other: str) -> int:
 _ADVICE = "change the records, or take data.template = 'alpaca' or a tokenizer with another chat template"
 
 
-def _at(talk: Talk, at: int) -> str:
+def _at(talk: Conversation, at: int) -> str:
     return f"{talk.place}, turn {at + 1} (role {talk.turns[at].role!r})"
 
 
-def _unstable(talk: Talk, at: int, instead: str = "") -> ConfigError:
+def _unstable(talk: Conversation, at: int, instead: str = "") -> ConfigError:
     return ConfigError(
         f"{_at(talk, at)}: the chat template writes this turn in another way within the whole conversation than at its "
         f"end, so the loss on it has no place; {instead}{_ADVICE}"
     )
 
 
-def _refusal(talk: Talk, error: Exception, write: Write) -> ConfigError:
+def _refusal(talk: Conversation, error: Exception, write: Write) -> ConfigError:
     """The error of a template that raises, with the first turn at which it does so in the same words."""
     for at in range(len(talk.turns)):
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from thinwire.config import DataConfig
-from thinwire.data import IGNORED, Classified, Tagged
+from thinwire.data import IGNORED, ClassExample, TokenClassExample
 from thinwire.data.templates import Tokenizer
 from thinwire.data.values import Record, as_label, as_labels, as_text, as_words, at, by_value, columns, missing, shown
 from thinwire.settings import ConfigError, listed
@@ -56,20 +56,20 @@ def check_labels(records: Iterable[Record], classes: Sequence[str], config: Data
 
 def encode_texts(
     records: Sequence[Record], tokenizer: Tokenizer, config: DataConfig, classes: Sequence[str]
-) -> list[list[Classified]]:
+) -> list[list[ClassExample]]:
     """One example a record, cut at `data.max_length` tokens; none where the text has no token."""
     texts = [text_of(record, config) for record in records]
     rows = _tokenised(texts, tokenizer, config)["input_ids"]
     number = {label: index for index, label in enumerate(classes)}
     return [
-        [Classified(tokens, (number[labels_of(record, config)[0]],))] if (tokens := _unpadded(row, tokenizer)) else []
+        [ClassExample(tokens, (number[labels_of(record, config)[0]],))] if (tokens := _unpadded(row, tokenizer)) else []
         for record, row in zip(records, rows, strict=True)
     ]
 
 
 def encode_words(
     records: Sequence[Record], tokenizer: Tokenizer, config: DataConfig, classes: Sequence[str]
-) -> list[list[Tagged]]:
+) -> list[list[TokenClassExample]]:
     """One example a record, cut at `data.max_length` tokens; a word's class is that of its first token.
 
     Words and labels are lists, or texts that are split at white space. Raises: ConfigError if their numbers differ.
@@ -83,7 +83,7 @@ def encode_words(
             raise ConfigError(f"{at(record, config.label, 'label')}: {what}")
     rows = _tokenised([" ".join(own) for own in words], tokenizer, config, offsets=True)
     examples = [
-        Tagged(tuple(row), _spread(own, tags, places))
+        TokenClassExample(tuple(row), _spread(own, tags, places))
         for row, own, tags, places in zip(rows["input_ids"], words, labels, rows["offset_mapping"], strict=True)
     ]
     return [[example] if any(label != IGNORED for label in example.labels) else [] for example in examples]

@@ -53,7 +53,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Talk:
+class Conversation:
     """A record's turns up to the last one that is trained; none if nothing in it can be trained on.
 
     place: where it was read, for errors; chatty: it was written as turns, not as an instruction and a response.
@@ -89,7 +89,7 @@ def form_of(record: Record, config: DataConfig) -> tuple[str, ...]:
     return (full or held or [own])[0]
 
 
-def read_talk(record: Record, config: DataConfig) -> Talk:
+def read_talk(record: Record, config: DataConfig) -> Conversation:
     """The record's turns. Raises: ConfigError for a missing column, an unknown role, or what is no text."""
     form = form_of(record, config)
     if len(form) == 1:
@@ -100,10 +100,10 @@ def read_talk(record: Record, config: DataConfig) -> Talk:
     turns = _with_system(turns, record, config, by_name=not own)
     tools = _tools(record) if chatty else ()
     last = max((at for at, turn in enumerate(turns, start=1) if turn.says), default=0)
-    return Talk(tuple(turns[:last]), _place(record), chatty, tools)
+    return Conversation(tuple(turns[:last]), _place(record), chatty, tools)
 
 
-def only_last(talk: Talk) -> Talk:
+def only_last(talk: Conversation) -> Conversation:
     """The same, with the loss on its last turn only."""
     before = [replace(turn, trained=False) for turn in talk.turns[:-1]]
     return replace(talk, turns=(*before, *talk.turns[-1:]))

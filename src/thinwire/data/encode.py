@@ -17,7 +17,7 @@ from thinwire.settings import ConfigError, listed
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedData:
     """A data set as examples."""
 
     clients: dict[str, list[Example]]
@@ -28,10 +28,12 @@ class Encoded:
     skipped: dict[str, dict[str, int]]  # reason -> client or test/DOMAIN -> records that gave no example
 
 
-def encode_all(dataset: Dataset, tokenizer: Tokenizer, config: DataConfig, image_size: int | None = None) -> Encoded:
+def encode_all(
+    dataset: Dataset, tokenizer: Tokenizer, config: DataConfig, image_size: int | None = None
+) -> EncodedData:
     """Every record as its examples; `image_size`: the side in pixels that the model takes, if it takes one only.
 
-    Clients train on the turns of a conversation that `data.turns` says; tests are scored on the last one.
+    Clients train on the turns of a conversation that `data.turns` says; tests are evaluated on the last one.
     Raises: ConfigError naming a client or domain without a usable example, and why.
     """
     if image_size is not None and config.image_size not in (None, image_size):
@@ -70,7 +72,7 @@ def encode_all(dataset: Dataset, tokenizer: Tokenizer, config: DataConfig, image
 
     tests = held("test", dataset.tests, dataset.owners)
     validation = held("validation", dataset.validation, dataset.validation_owners)
-    return Encoded(clients, tests[0], tests[1], validation[0], validation[1], skipped)
+    return EncodedData(clients, tests[0], tests[1], validation[0], validation[1], skipped)
 
 
 def encode_records(

@@ -29,7 +29,7 @@ _FOREIGN = re.compile(
 
 
 @dataclass(frozen=True)
-class Left:
+class SkippedFile:
     """A file that is left out. domain: what it would have been a file of, None if it is no data."""
 
     name: str
@@ -45,7 +45,7 @@ class Survey:
     """What a folder holds: the file of each domain and split, and what is left out."""
 
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
-    left: list[Left] = field(default_factory=list)
+    left: list[SkippedFile] = field(default_factory=list)
 
     def add(self, domain: str, split: str, path: Path) -> None:
         """Raises: ConfigError for a second file of the same split."""
@@ -93,7 +93,7 @@ def domain_and_split(name: str, parent: str) -> tuple[str, str] | None:
     return (domain, WORDS[split.lower()]) if sure or not _split_like(domain) else None
 
 
-def check_lost(domains: Collection[str], left: Iterable[Left]) -> None:
+def check_lost(domains: Collection[str], left: Iterable[SkippedFile]) -> None:
     """Raises: ConfigError for a file that is left out, of a domain that is then nobody's."""
     lost = [str(one) for one in left if one.domain is not None and one.domain not in domains]
     if lost:
@@ -104,14 +104,14 @@ def check_lost(domains: Collection[str], left: Iterable[Left]) -> None:
         )
 
 
-def without_training(whole: Survey, evaluated: Iterable[str]) -> list[Left]:
+def without_training(whole: Survey, evaluated: Iterable[str]) -> list[SkippedFile]:
     """The domains that have no training file and are not evaluated; lost, unless the name says so without doubt."""
     left = []
     for (domain, split), path in whole.files.items():
         if (domain, "train") not in whole.files and domain not in evaluated:
             sure = stem(path).lower().endswith(f".{split}")
             reason = f"the {split} split of {domain}, which has no training file; data.evaluate can name it"
-            left.append(Left(path.name, reason, None if sure else f"{domain}, {split}"))
+            left.append(SkippedFile(path.name, reason, None if sure else f"{domain}, {split}"))
     return left
 
 
@@ -122,20 +122,20 @@ def _entries(folder: Path) -> list[Path]:
         raise ConfigError(f"data.source: {folder} cannot be read: {error.strerror or error}") from error
 
 
-def _unusable(path: Path) -> Left | None:
+def _unusable(path: Path) -> SkippedFile | None:
     """Why a file is no data file, if so."""
     data = suffix(path.name) is not None
     domain = _likely_domain(stem(path)) if data else None
     if path.is_symlink() and not path.exists():
-        return Left(path.name, "a link to nothing", domain)
+        return SkippedFile(path.name, "a link to nothing", domain)
     if path.is_dir():
         holds = any(suffix(inner.name) for inner in _entries(path))
-        return Left(path.name, "a folder beside data files", domain or (path.name if holds else None))
+        return SkippedFile(path.name, "a folder beside data files", domain or (path.name if holds else None))
     if not path.is_file():
-        return Left(path.name, "not a regular file", domain)
+        return SkippedFile(path.name, "not a regular file", domain)
     if not data and (foreign := _FOREIGN.fullmatch(path.name)):
-        return Left(path.name, "a format that is not read", _likely_domain(foreign[1]))
-    return None if data else Left(path.name, "not named like a data file")
+        return SkippedFile(path.name, "a format that is not read", _likely_domain(foreign[1]))
+    return None if data else SkippedFile(path.name, "not named like a data file")
 
 
 def _file(whole: Survey, path: Path, parent: str) -> None:
@@ -143,7 +143,7 @@ def _file(whole: Survey, path: Path, parent: str) -> None:
     key = domain_and_split(name, parent)
     if key is None:
         reason = "the name of a split is neither its first word nor its last, or is none of train, validation, test"
-        whole.left.append(Left(path.name, reason, _likely_domain(name)))
+        whole.left.append(SkippedFile(path.name, reason, _likely_domain(name)))
     else:
         whole.add(*key, path)
 
@@ -157,7 +157,7 @@ def _folder(whole: Survey, folder: Path) -> None:
         own = WORDS.get(stem(path).lower())
         if (left := _unusable(path)) is not None:
             lost = left.domain and (left.domain if split else folder.name)
-            whole.left.append(Left(f"{folder.name}/{path.name}", left.reason, lost))
+            whole.left.append(SkippedFile(f"{folder.name}/{path.name}", left.reason, lost))
         elif split and not _split_like(stem(path)):
             whole.add(stem(path), split, path)
         elif not split and (own or (alone and not _split_like(stem(path)))):
@@ -165,7 +165,7 @@ def _folder(whole: Survey, folder: Path) -> None:
         else:
             reason = "neither DOMAIN/SPLIT nor SPLIT/DOMAIN"
             lost = _likely_domain(stem(path)) if split else folder.name
-            whole.left.append(Left(f"{folder.name}/{path.name}", reason, lost))
+            whole.left.append(SkippedFile(f"{folder.name}/{path.name}", reason, lost))
 
 
 def _split_like(name: str) -> bool:

@@ -29,14 +29,14 @@ Catalogue = dict[str, Splits]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What a source has, by domain and split, and what of it is left out, with the reasons."""
 
     domains: Catalogue
     left_out: tuple[str, ...] = ()
 
 
-def open_source(config: DataConfig, seed: int) -> Source:
+def open_source(config: DataConfig, seed: int) -> DataSource:
     """What `data.source` has; `seed` chooses the generator's training examples, the others are always the same.
 
     A folder holds one file per domain and split (`files.survey`). A single file is the training split of the domain it
@@ -49,7 +49,7 @@ def open_source(config: DataConfig, seed: int) -> Source:
     if config.source == "generator":
         return _generated(config, seed)
     if config.source == "digits":
-        return Source(images.digits())
+        return DataSource(images.digits())
     if as_name(config.source, "data.source").partition(":")[0] in ("", " "):
         raise ConfigError(f"data.source = {config.source!r}: allowed is a folder, a file, `generator` or a data set")
     source = expand(config.source)
@@ -61,7 +61,7 @@ def open_source(config: DataConfig, seed: int) -> Source:
     if path.is_file():
         return _single_file(path)
     if path.is_dir() and config.task == "image" and images.is_image_folder(path):
-        return Source(*images.image_folder(path))
+        return DataSource(*images.image_folder(path))
     if path.is_dir():
         return _local_data_set(path) if _is_data_set(path) else _folder(path, config)
     if _looks_like_path(source):
@@ -83,8 +83,8 @@ def expand(text: str) -> str:
     return os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text))
 
 
-def _generated(config: DataConfig, seed: int) -> Source:
-    return Source({
+def _generated(config: DataConfig, seed: int) -> DataSource:
+    return DataSource({
         domain: {split: partial(_generate, config, domain, split, seed if split == "train" else 0) for split in SPLITS}
         for domain in generator.DOMAINS
     })
@@ -100,14 +100,14 @@ def _generate(config: DataConfig, domain: str, split: str, seed: int) -> list[Re
         raise ConfigError(f"data.{field} = {count}: the generator says: {error}") from error
 
 
-def _single_file(path: Path) -> Source:
+def _single_file(path: Path) -> DataSource:
     if suffix(path.name) is None:
         raise ConfigError(f"data.source = {str(path)!r}: the name of a data file ends with {ENDINGS}")
     domain, _ = files.domain_and_split(files.stem(path), path.parent.resolve().name) or (files.stem(path), "train")
-    return Source({as_name(domain, str(path)): {"train": partial(read, path)}})
+    return DataSource({as_name(domain, str(path)): {"train": partial(read, path)}})
 
 
-def _folder(folder: Path, config: DataConfig) -> Source:
+def _folder(folder: Path, config: DataConfig) -> DataSource:
     found = files.survey(folder)
     domains: Catalogue = {}
     for (domain, split), path in found.files.items():
@@ -117,7 +117,7 @@ def _folder(folder: Path, config: DataConfig) -> Source:
         files.check_lost([domain for domain, splits in domains.items() if "train" in splits], left)
     if not domains:
         raise ConfigError(f"data.source = {str(folder)!r}: no file is named DOMAIN.SPLIT.SUFFIX; {_instead(folder)}")
-    return Source(domains, tuple(map(str, left)))
+    return DataSource(domains, tuple(map(str, left)))
 
 
 def _is_data_set(folder: Path) -> bool:
@@ -135,14 +135,14 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def _local_data_set(folder: Path) -> Source:
+def _local_data_set(folder: Path) -> DataSource:
     try:
         return _data_set(str(folder))
     except ConfigError as error:
         raise ConfigError(f"{error}; {_instead(folder)}") from error
 
 
-def _data_set(source: str) -> Source:
+def _data_set(source: str) -> DataSource:
     path, configuration = source, ""
     if not Path(source).is_dir():
         path, _, configuration = source.partition(":")
@@ -166,7 +166,7 @@ def _data_set(source: str) -> Source:
         raise ConfigError(f"data.source = {source!r}: its splits are {', '.join(parts)}, none is {', '.join(SPLITS)}")
     splits: Splits = {split: partial(_rows, parts[name], f"{source}, {name} record") for split, name in names.items()}
     left = [f"{name} (none of train, validation, test)" for name in parts if name not in names.values()]
-    return Source({as_name(Path(path).resolve().name, source): splits}, tuple(left))
+    return DataSource({as_name(Path(path).resolve().name, source): splits}, tuple(left))
 
 
 def _rows(split: Any, origin: str) -> list[Record]:

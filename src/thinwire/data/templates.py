@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from thinwire.config import DataConfig
 from thinwire.data import IGNORED, Example
 from thinwire.data.chat import Tokenizer, has_template, write_chat
-from thinwire.data.conversation import Talk, Turn, form_of, only_last, read_talk
+from thinwire.data.conversation import Conversation, Turn, form_of, only_last, read_talk
 from thinwire.data.values import Record, at, columns, text_in
 from thinwire.settings import ConfigError
 
@@ -29,7 +29,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Written:
+class RecordText:
     """A record as text. whole: the pieces are tokenised as one text that writes its own start (a chat template's)."""
 
     pieces: tuple[Piece, ...]
@@ -78,25 +78,25 @@ def rows_of(records: Sequence[Record], tokenizer: Tokenizer, config: DataConfig)
     return [rows[at] for at in range(len(written))]
 
 
-def write(record: Record, tokenizer: Tokenizer, config: DataConfig) -> Written:
+def write(record: Record, tokenizer: Tokenizer, config: DataConfig) -> RecordText:
     """A record in the template's words, without what only tokens can say (start and end); no pieces: nothing to learn.
 
     Raises: ConfigError.
     """
     if config.template == "plain":
-        return Written(_plain(record, config))
+        return RecordText(_plain(record, config))
     talk = read_talk(record, config)
     if not talk.turns:
-        return Written(())
+        return RecordText(())
     if config.turns == "last":
         talk = only_last(talk)
     if template_of(talk, tokenizer, config) == "alpaca":
-        return Written(_alpaca(talk))
+        return RecordText(_alpaca(talk))
     text, spans = write_chat(talk, tokenizer)
-    return Written(_pieces(text, spans), whole=True)
+    return RecordText(_pieces(text, spans), whole=True)
 
 
-def template_of(talk: Talk, tokenizer: Tokenizer, config: DataConfig) -> str:
+def template_of(talk: Conversation, tokenizer: Tokenizer, config: DataConfig) -> str:
     """The template that `data.template` means for a record: `alpaca` or `chat`."""
     if config.template != "auto":
         return config.template
@@ -132,7 +132,7 @@ def _plain(record: Record, config: DataConfig) -> tuple[Piece, ...]:
     return pieces if last else ()
 
 
-def _alpaca(talk: Talk) -> tuple[Piece, ...]:
+def _alpaca(talk: Conversation) -> tuple[Piece, ...]:
     """A turn a heading; each answer ends with the end-of-sequence token, and an empty line follows it."""
     if talk.tools:
         raise ConfigError(f"{talk.place}, column 'tools': data.template = 'alpaca' has no place for tools; {_USE_CHAT}")
@@ -169,7 +169,7 @@ def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
     return (*pieces, Piece(text[done:], False))
 
 
-def _apart(written: Sequence[Written], tokenizer: Tokenizer) -> list[Row]:
+def _apart(written: Sequence[RecordText], tokenizer: Tokenizer) -> list[Row]:
     """The pieces tokenised one by one, the first with the tokenizer's start of a sequence."""
     firsts = [one.pieces[0].text if one.pieces and not one.whole else "" for one in written]
     starts = [_unended(row, tokenizer) for row in _tokens(firsts, tokenizer, special=True)]
@@ -189,7 +189,7 @@ def _apart(written: Sequence[Written], tokenizer: Tokenizer) -> list[Row]:
     return rows
 
 
-def _whole(written: Sequence[Written], tokenizer: Tokenizer) -> list[Row]:
+def _whole(written: Sequence[RecordText], tokenizer: Tokenizer) -> list[Row]:
     """The pieces tokenised as one text; a token is trained if any of its characters is."""
     if not written:
         return []
@@ -201,7 +201,7 @@ def _whole(written: Sequence[Written], tokenizer: Tokenizer) -> list[Row]:
     ]
 
 
-def _trained(written: Written, places: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
+def _trained(written: RecordText, places: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
     marks = [mark for piece in written.pieces for mark in [piece.trained] * len(piece.text)]
     return tuple(any(marks[begin:end]) for begin, end in places)
 

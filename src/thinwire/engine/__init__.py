@@ -3,7 +3,7 @@
 from thinwire.engine.checks import refuse_non_finite
 from thinwire.engine.client import ClientSide, ClientState, Jobs, Sending, Work, plan, send, train
 from thinwire.engine.exchange import exchange_of, message, receive
-from thinwire.engine.jobs import Job, Train, Trained
+from thinwire.engine.jobs import Job, Train, TrainingResult
 from thinwire.engine.rounds import Answer, ServerSide
 from thinwire.engine.server import Outcome, Upload, aggregate
 from thinwire.engine.versions import Server, begin
@@ -21,7 +21,7 @@ __all__ = [
     "Server",
     "ServerSide",
     "Train",
-    "Trained",
+    "TrainingResult",
     "Upload",
     "Work",
     "aggregate",

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from thinwire.adapters import Adapters, Change
-from thinwire.compress import Link, compress, owed
+from thinwire.compress import StepContext, compress, owed
 from thinwire.compress.values import steps_up
 from thinwire.engine.checks import refuse_non_finite
 from thinwire.engine.exchange import exchange_of
-from thinwire.engine.jobs import Job, Train, Trained
+from thinwire.engine.jobs import Job, Train, TrainingResult
 from thinwire.method import Client, Context, Memory, Method, Plan
 from thinwire.payload import Payload
 from thinwire.privacy.noise import Noise
@@ -61,8 +61,8 @@ class Work:
     """What a client trained: by which plan, for all, and for itself."""
 
     plan: Plan
-    shared: Trained
-    own: Trained | None = None
+    shared: TrainingResult
+    own: TrainingResult | None = None
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def send(side: ClientSide, state: ClientState, work: Work, ctx: Context) -> Send
     if noise := side.noise_on("upload"):
         change = noise.onto_change(change, "upload", ctx.round, side.client.name)
         shown = work.plan.start.add(change)
-    link = Link(work.plan.start, shown, ctx.seed_for("up", side.client.name))
+    context = StepContext(work.plan.start, shown, ctx.seed_for("up", side.client.name))
     steps = (*method.up(side.client, ctx), *steps_up(method.values))
-    leaves, residual = compress(change, steps, link, state.residual, method.feedback)
+    leaves, residual = compress(change, steps, context, state.residual, method.feedback)
     payload = Payload("change", state.version or 0, ctx.seed, leaves)
     state = replace(state, optimizer=work.shared.optimizer)
     if method.personal:

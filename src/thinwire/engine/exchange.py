@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from thinwire.adapters import Adapters, Change, same
 from thinwire.clock import span
-from thinwire.compress import Link, compress, decode
+from thinwire.compress import StepContext, compress, decode
 from thinwire.compress.values import steps_down
 from thinwire.engine.checks import expected
 from thinwire.engine.versions import Server, prune
@@ -23,9 +23,9 @@ class Broadcast:
     def message(self, method: Method, server: Server, client: Client, version: int | None, ctx: Context) -> list[bytes]:
         """What brings a client from `version` (None: it holds nothing) to the server's."""
         numbers = range(0 if version is None else version + 1, server.version + 1)
-        if any(number not in server.log for number in numbers):
+        if any(number not in server.broadcasts for number in numbers):
             return [server.state]
-        missed = [server.log[number] for number in numbers]
+        missed = [server.broadcasts[number] for number in numbers]
         size = sum(map(len, missed))
         return missed if size <= server.state_bounds[0] or size <= len(server.state) else [server.state]
 
@@ -34,16 +34,16 @@ class Broadcast:
         return start
 
     def publish(self, method: Method, server: Server, change: Change, ctx: Context) -> tuple[Server, float]:
-        """The server after the change as everyone decodes it, its message in the log, and the message's density."""
-        link = Link(server.adapters, server.adapters.add(change), ctx.seed_for("down"))
+        """The server after the change as everyone decodes it, with its message, and the message's density."""
+        context = StepContext(server.adapters, server.adapters.add(change), ctx.seed_for("down"))
         steps = (*method.down(ctx), *steps_down(method.values))
-        leaves, residual = compress(change, steps, link, server.residual, method.feedback)
+        leaves, residual = compress(change, steps, context, server.residual, method.feedback)
         payload = Payload("change", server.version, server.run, leaves)
         with span("wire"):
             blob = pack(payload)
             sent = decode(unpack(blob, expected(method, server.adapters)).leaves)
-        log = {**server.log, payload.version: blob}
-        after = replace(server, adapters=server.adapters.add(sent), residual=residual, log=log)
+        broadcasts = {**server.broadcasts, payload.version: blob}
+        after = replace(server, adapters=server.adapters.add(sent), residual=residual, broadcasts=broadcasts)
         return prune(after), payload.density
 
     def received(
@@ -86,9 +86,9 @@ class OneEach(Broadcast):
         """What this client holds of the global adapters: all that it trains or that moved, compressed."""
         held, start = (method.rule.cut(adapters, client.rank) for adapters in (server.adapters, server.start))
         keys = [key for key, _ in held.items() if key[1] in method.sends(ctx) or key in server.moved]
-        link = Link(start, held, ctx.seed_for("state", client.name))
+        context = StepContext(start, held, ctx.seed_for("state", client.name))
         steps = (*states_of(method).steps(client, ctx), *steps_down(method.values))
-        leaves, _ = compress({key: held[key] for key in keys}, steps, link, {})
+        leaves, _ = compress({key: held[key] for key in keys}, steps, context, {})
         with span("wire"):
             return [pack(Payload("state", server.version, server.run, leaves))]
 
@@ -97,7 +97,7 @@ class OneEach(Broadcast):
 
     def publish(self, method: Method, server: Server, change: Change, ctx: Context) -> tuple[Server, float]:
         adapters = states_of(method).settle(server.adapters.add(change), ctx)
-        return replace(server, adapters=adapters, log={}), 1.0
+        return replace(server, adapters=adapters, broadcasts={}), 1.0
 
     def received(
         self,

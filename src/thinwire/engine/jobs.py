@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came of a job: adapters, mean loss in nats per target token (nan if it diverged), loss of each step.
 
     `steps` done, `tokens` fed (padding not counted), `seconds` of wall time, `optimizer` state if the recipe keeps it.
@@ -44,5 +44,5 @@ class Trained:
     optimizer: dict[str, Tensor]
 
 
-Train = Callable[[Sequence[Job]], Sequence[Trained]]
+Train = Callable[[Sequence[Job]], Sequence[TrainingResult]]
 """Runs jobs; the results in their order."""

@@ -20,7 +20,7 @@ class RunStopped(RuntimeError):
     """A round cannot be completed; the last checkpoint is kept."""
 
 
-class AllRefused(RunStopped):
+class AllUploadsRefused(RunStopped):
     """No client's upload of a round could be used."""
 
 

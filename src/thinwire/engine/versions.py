@@ -19,7 +19,7 @@ from thinwire.wire import pack
 class Server:
     """The global adapters of a version, what the seed gave (`start`), and the broadcasts that led here.
 
-    log: what was broadcast, by the version it leads to (0: the first message); pruned once a state is smaller.
+    broadcasts: what was sent to all, by the version it leads to (0: the first message); pruned once a state is smaller.
     moments: the server optimizer's running means, by name.
     """
 
@@ -28,7 +28,7 @@ class Server:
     adapters: Adapters
     version: int = 0
     residual: Change = field(default_factory=dict)
-    log: Mapping[int, bytes] = field(default_factory=dict)
+    broadcasts: Mapping[int, bytes] = field(default_factory=dict)
     moments: Moments = field(default_factory=dict)
 
     @cached_property
@@ -57,16 +57,16 @@ class Server:
 def begin(start: Adapters, run: int, initial: Adapters | None = None) -> Server:
     """A server at version 0. `start` follows from the seed on all sides; `initial`, an adapter to continue, travels."""
     server = Server(run, start, initial or start)
-    return replace(server, log={0: server.state})
+    return replace(server, broadcasts={0: server.state})
 
 
 def prune(server: Server) -> Server:
     """Forget broadcasts that no catch-up needs any more, because a full state is surely smaller; the newest is kept."""
     total = 0
-    log: dict[int, bytes] = {}
-    for version in sorted(server.log, reverse=True):
-        total += len(server.log[version])
-        if total > server.state_bounds[1] and log:
+    kept: dict[int, bytes] = {}
+    for version in sorted(server.broadcasts, reverse=True):
+        total += len(server.broadcasts[version])
+        if total > server.state_bounds[1] and kept:
             break
-        log[version] = server.log[version]
-    return replace(server, log=log)
+        kept[version] = server.broadcasts[version]
+    return replace(server, broadcasts=kept)

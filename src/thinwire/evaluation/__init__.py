@@ -112,11 +112,11 @@ def predict(
     adapters: Adapters | None,
     examples: Sequence[Example],
     batch: int = 32,
-    tell: Callable[[int], None] = unheard,
+    progress: Callable[[int], None] = unheard,
 ) -> Outcomes:
     """What `adapters` on the base, or the base alone for None, make of each target. Leaves `adapters` in the model.
 
-    `tell` hears after every forward pass how many examples it scored.
+    `progress` hears after every forward pass how many examples it has evaluated.
 
     Exact match is that of greedy decoding, without decoding: greedy decoding writes the response if and only if the
     largest logit is the right one at each of its positions, given the right ones before.
@@ -136,7 +136,7 @@ def predict(
             rows = np.array(order[done : done + len(part)])[data.rows.cpu().numpy()]
             found.append((rows, *(tensor.cpu().numpy() for tensor in (data.targets, logits.argmax(dim=1), nats))))
             classifies, done = not data.writes, done + len(part)
-            tell(len(part))
+            progress(len(part))
     none = np.empty(0, np.int64)
     empty = (none, none, none, np.empty(0, np.float32))
     columns = [np.concatenate(column) for column in zip(empty, *found, strict=True)]

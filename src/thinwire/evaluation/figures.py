@@ -27,7 +27,7 @@ def metrics_of(task: str) -> Mapping[str, str]:
 WORST = 0.1
 """The share of clients whose mean is called the worst decile; at least one client."""
 
-Judged = Mapping[str, Outcomes]
+OutcomesByDomain = Mapping[str, Outcomes]
 """Outcomes by test domain."""
 
 
@@ -53,10 +53,10 @@ class Figures:
     clients: Mapping[str, Mapping[str, Scores]]
 
 
-def by_client(judged: Judged, held: HeldOut) -> dict[str, Scores]:
+def by_client(found: OutcomesByDomain, held: HeldOut) -> dict[str, Scores]:
     """The scores of each client on the examples that belong to it; clients without any are absent."""
     parts: dict[str, list[Outcomes]] = {}
-    for domain, outcomes in judged.items():
+    for domain, outcomes in found.items():
         for name, own in outcomes.by(held.owners[domain]).items():
             parts.setdefault(name, []).append(own)
     return {name: join(parts[name]).scores() for name in sorted(parts)}
@@ -64,17 +64,17 @@ def by_client(judged: Judged, held: HeldOut) -> dict[str, Scores]:
 
 def figures(
     held: HeldOut,
-    before: Judged,
-    finals: Mapping[str, Judged],
-    alone: Mapping[str, Judged],
+    before: OutcomesByDomain,
+    finals: Mapping[str, OutcomesByDomain],
+    alone: Mapping[str, OutcomesByDomain],
     whole: bool,
-    personal: Mapping[str, Mapping[str, Judged]] = MappingProxyType({}),
+    personal: Mapping[str, Mapping[str, OutcomesByDomain]] = MappingProxyType({}),
 ) -> Figures:
-    """All scores. `finals` and `alone`: by the owner of the adapters that were judged, one or every client.
+    """All scores. `finals` and `alone`: by the owner of the adapters, one or every client.
 
-    `whole`: each owner was judged on all examples, so a domain's figure is the mean over owners. Otherwise each was
-    judged on its own examples, and the figure is over all of these together. `personal`: by column and client, each
-    judged on its own examples.
+    `whole`: each owner was evaluated on all examples, so a domain's figure is the mean over owners. Otherwise each was
+    evaluated on its own examples, and the figure is over all of these together. `personal`: by column and client, each
+    evaluated on its own examples.
     """
     domains: dict[str, dict[str, Scores]] = {}
     clients: dict[str, dict[str, Scores]] = {}
@@ -93,27 +93,27 @@ def figures(
     put(clients, "own", of_owners(alone, held))
     put(domains, "after", over_owners(finals, whole))
     put(clients, "after", by_client(next(iter(finals.values())), held) if len(finals) == 1 else of_owners(finals, held))
-    for column, judged in personal.items():
-        put(clients, column, of_owners(judged, held))
-        put(domains, column, over_owners(judged, whole=False))
+    for column, own in personal.items():
+        put(clients, column, of_owners(own, held))
+        put(domains, column, over_owners(own, whole=False))
     return Figures(domains, clients)
 
 
-def over_owners(judged: Mapping[str, Judged], whole: bool) -> dict[str, Scores]:
+def over_owners(owners: Mapping[str, OutcomesByDomain], whole: bool) -> dict[str, Scores]:
     """The scores of each domain over all owners of adapters."""
     parts: dict[str, list[Outcomes]] = {}
-    for outcomes in judged.values():
-        for domain, own in outcomes.items():
+    for found in owners.values():
+        for domain, own in found.items():
             parts.setdefault(domain, []).append(own)
     if whole:
         return {domain: mean_scores([own.scores() for own in several]) for domain, several in parts.items()}
     return {domain: join(several).scores() for domain, several in parts.items()}
 
 
-def of_owners(judged: Mapping[str, Judged], held: HeldOut) -> dict[str, Scores]:
+def of_owners(owners: Mapping[str, OutcomesByDomain], held: HeldOut) -> dict[str, Scores]:
     """The scores of each owner's adapters on the examples that belong to it."""
-    found = {owner: by_client(outcomes, held) for owner, outcomes in judged.items()}
-    return {owner: scores[owner] for owner, scores in found.items() if owner in scores}
+    scores = {owner: by_client(found, held) for owner, found in owners.items()}
+    return {owner: own[owner] for owner, own in scores.items() if owner in own}
 
 
 def mean_scores(several: Sequence[Scores]) -> Scores:

@@ -35,10 +35,10 @@ MISSED = {
 
 @dataclass
 class Coordinator:
-    """A run's state between messages. `tell`: who hears of trouble; stopped: why privacy ends the run."""
+    """A run's state between messages. `note`: who hears of trouble; stopped: why privacy ends the run."""
 
     setup: Setup
-    tell: Callable[[str], None]
+    note: Callable[[str], None]
     run: str
     state: State
     members: Members
@@ -72,7 +72,7 @@ class Coordinator:
     def meet(self, replies: Replies) -> None:
         """Take in the sites that answered a hello and fit."""
         for reply in self.members.meet(replies):
-            self.costs.note(reply)
+            self.costs.add(reply)
             self._holds(reply.site, reply.version)
 
     def _holds(self, site: str, version: int | None) -> None:
@@ -152,7 +152,7 @@ class Coordinator:
         accepted = [name for name in answers if name not in rejected]
         for entry in lines:
             if entry["client"] in refused:
-                self.tell(f"round {state.round + 1}: {entry['client']} {entry['status']}")
+                self.note(f"round {state.round + 1}: {entry['client']} {entry['status']}")
             elif not enough and entry["status"] == "counted":
                 entry["status"] = "no quorum"
             self._note_missed(entry, replies.get(by_name[entry["client"]]))
@@ -172,7 +172,7 @@ class Coordinator:
             missed = reply.facts.get(word) if isinstance(reply, Reply) else None
             if isinstance(missed, int):
                 entry[word] = missed
-                self.tell(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
+                self.note(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
 
     def _collected(
         self, asked: Mapping[int, Request], blobs: Mapping[str, bytes], number: int
@@ -203,7 +203,7 @@ class Coordinator:
             reason = reply if isinstance(reply, str) else fault(reply, asked[node], name)
             if not isinstance(reply, str) and reply.site == name and reply.run == self.run:
                 self._holds(name, reply.version)
-                self.costs.note(reply)
+                self.costs.add(reply)
             if reason:
                 refused[name] = reason
                 continue
@@ -228,7 +228,7 @@ class Coordinator:
             name, reply = str(request.client["name"]), replies.get(node, "no answer in time")
             reason = reply if isinstance(reply, str) else fault(reply, request, name)
             if isinstance(reply, str) or reason:
-                self.tell(f"round {self.state.round}: {request.task}: {name}: {reason}")
+                self.note(f"round {self.state.round}: {request.task}: {name}: {reason}")
                 continue
             self._holds(name, reply.version)
             found[name] = reply
@@ -246,7 +246,7 @@ class Coordinator:
             try:
                 found[name] = scores_of(reply.facts)
             except MessageError as error:
-                self.tell(f"round {self.state.round}: {reply.task}: {name}: {error}")
+                self.note(f"round {self.state.round}: {reply.task}: {name}: {error}")
         return found
 
     @property
@@ -277,7 +277,7 @@ class Coordinator:
         directory.accept(())
 
 
-def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
+def opened(setup: Setup, note: Callable[[str], None]) -> Coordinator:
     """A coordinator where the run directory stands: at its newest usable checkpoint, or before round 0.
 
     Raises: ConfigError if what the run is computed from has changed since the checkpoint.
@@ -291,10 +291,10 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
     if checkpoint.checkpoints(directory.checkpoints):
         before, accepted = checkpoint.identity(directory.checkpoints), {*setup.accepted, *directory.accepted}
         for text in check_same(before, setup.fingerprints, accepted, str(directory.path)):
-            tell(text)
+            note(text)
         state, problems = checkpoint.load(directory.checkpoints, setup.start, setup.seed)
         for problem in problems:
-            tell(f"checkpoint {problem}; continuing from round {state.round + 1}")
+            note(f"checkpoint {problem}; continuing from round {state.round + 1}")
     directory.rewind(state.round)
     lines = directory.lines()
     counted = {entry["client"]: entry["round"] for entry in lines if entry.get("status") == "counted"}
@@ -303,8 +303,8 @@ def opened(setup: Setup, tell: Callable[[str], None]) -> Coordinator:
         best = min(losses, key=lambda number: (losses[number], number))
         state = replace(state, best_round=best, best_loss=losses[best])
     met = dict.fromkeys(state.clients, 1)  # how many examples they have they say when they are back
-    members = Members(setup, run, tell, examples=met)
-    return Coordinator(setup, tell, run, state, members, counted=counted, evaluated=set(losses))
+    members = Members(setup, run, note, examples=met)
+    return Coordinator(setup, note, run, state, members, counted=counted, evaluated=set(losses))
 
 
 def mean(values: list[float]) -> float:

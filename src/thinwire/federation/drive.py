@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from thinwire.engine.rounds import AllRefused, RunStopped
+from thinwire.engine.rounds import AllUploadsRefused, RunStopped
 from thinwire.evaluation import Scores
 from thinwire.evaluation.figures import Figures, mean_scores
 from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.members import Replies
 from thinwire.federation.messages import Request
-from thinwire.peft_bridge import Exported
+from thinwire.peft_bridge import ExportedAdapter
 from thinwire.storage.directory import write_json
 from thinwire.storage.state import result_of
 from thinwire.storage.summary import About, summarise
 
-Told = Mapping[str, Mapping[str, Scores]]
+RunFacts = Mapping[str, Mapping[str, Scores]]
 """Scores by site and domain."""
 
 
@@ -42,11 +42,11 @@ def drive(coordinator: Coordinator, transport: Transport, rounds: int) -> dict[s
             coordinator.evaluate(scores(coordinator, transport, "evaluate"))
             continue
         if why := coordinator.stops():
-            coordinator.tell(f"stopped after round {coordinator.state.round}: {why}")
+            coordinator.note(f"stopped after round {coordinator.state.round}: {why}")
             break
         if play(coordinator, transport):
             coordinator.save()
-            coordinator.tell(f"round {coordinator.state.round}/{rounds} counted{cost(coordinator)}")
+            coordinator.note(f"round {coordinator.state.round}/{rounds} counted{cost(coordinator)}")
     gather(coordinator, transport)
     export = setup.export(result_of(setup.method, coordinator.state), setup.directory.adapter)
     after = scores(coordinator, transport, "finish")
@@ -92,11 +92,12 @@ def play(coordinator: Coordinator, transport: Transport) -> bool:
         if coordinator.stops():
             return False
         if len(coordinator.costs.out) > out:
-            coordinator.tell(f"round {coordinator.state.round + 1}: played again without those whose budget is spent")
+            coordinator.note(f"round {coordinator.state.round + 1}: played again without those whose budget is spent")
             continue
         attempt += 1
-        coordinator.tell(f"round {coordinator.state.round + 1}: no quorum in attempt {attempt}")
-    raise AllRefused(f"round {coordinator.state.round + 1}: no quorum of {rules.quorum} in {rules.attempts} attempts")
+        coordinator.note(f"round {coordinator.state.round + 1}: no quorum in attempt {attempt}")
+    failed = f"round {coordinator.state.round + 1}: no quorum of {rules.quorum} in {rules.attempts} attempts"
+    raise AllUploadsRefused(failed)
 
 
 def scores(coordinator: Coordinator, transport: Transport, task: str) -> dict[str, dict[str, Scores]]:
@@ -116,20 +117,20 @@ def about(coordinator: Coordinator, export: object) -> About:
     setup = coordinator.setup
     return About(
         method=setup.method.name,
-        fields=setup.told.fields,
-        task=setup.told.task,
-        classes=setup.told.classes,
+        fields=setup.facts.fields,
+        task=setup.facts.task,
+        classes=setup.facts.classes,
         clients=len(coordinator.members.examples),
         seed=setup.seed,
         start=setup.start,
-        base={"name": setup.told.base, "fingerprint": setup.identity.get("base")},
+        base={"name": setup.facts.base, "fingerprint": setup.identity.get("base")},
         metrics=setup.metrics,
         privacy=coordinator.costs.summary(coordinator.stopped),
-        export=export._asdict() if isinstance(export, Exported) else None,
+        export=export._asdict() if isinstance(export, ExportedAdapter) else None,
     )
 
 
-def figures(before: Told, after: Told) -> Figures:
+def figures(before: RunFacts, after: RunFacts) -> Figures:
     """Scores by site and domain, before and after; for a site with several domains also their mean."""
     domains: dict[str, dict[str, Scores]] = {}
     clients: dict[str, dict[str, Scores]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 from thinwire import __version__
 from thinwire.config import DataConfig
 from thinwire.identity import adapters_hash, of_base
-from thinwire.session.opened import Opened
+from thinwire.session.opened import AdaptedBase
 from thinwire.wire import FORMAT
 
 WORDS = {
@@ -22,7 +22,7 @@ WORDS = {
 """What must agree, in words."""
 
 
-def identity(opened: Opened, data: DataConfig) -> dict[str, Any]:
+def identity(opened: AdaptedBase, data: DataConfig) -> dict[str, Any]:
     """What a side reports of itself."""
     return {
         "wire": FORMAT,

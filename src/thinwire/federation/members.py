@@ -22,11 +22,11 @@ Replies = Mapping[int, Reply | str]
 
 @dataclass
 class Members:
-    """nodes: site -> the node that speaks for it now. examples, limits: of every site ever met; tell: of trouble."""
+    """nodes: site -> the node that speaks for it now. examples, limits: of every site ever met; note: of trouble."""
 
     setup: Setup
     run: str
-    tell: Callable[[str], None]
+    note: Callable[[str], None]
     nodes: dict[str, int] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
     limits: dict[str, SiteLimits] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Members:
         """A hello to each node that is new; sites whose node is gone are forgotten until they come back."""
         nodes = set(nodes)
         for name in [name for name, node in self.nodes.items() if node not in nodes]:
-            self.tell(f"round {round_ + 1}: {name} is gone")
+            self.note(f"round {round_ + 1}: {name} is gone")
             del self.nodes[name]
         self.turned_away = {node: why for node, why in self.turned_away.items() if node in nodes}
         new = nodes - set(self.nodes.values()) - set(self.turned_away)
@@ -58,10 +58,10 @@ class Members:
         taken = []
         for node, reply in sorted(replies.items()):
             if isinstance(reply, str):
-                self.tell(f"node {node}: {reply}")
+                self.note(f"node {node}: {reply}")
             elif reason := self._misfit(reply):
                 self.turned_away[node] = reason
-                self.tell(f"site {reply.site!r} (node {node}) is refused: {reason}")
+                self.note(f"site {reply.site!r} (node {node}) is refused: {reason}")
             else:
                 self.nodes[reply.site] = node
                 self.examples[reply.site] = reply.facts["examples"]

@@ -14,7 +14,7 @@ from thinwire.config import TrainConfig
 from thinwire.engine import ClientSide, ServerSide
 from thinwire.federation.messages import Reply
 from thinwire.federation.replies import number
-from thinwire.federation.store import STATE, Saved, Store, store
+from thinwire.federation.store import STATE, SiteState, Store, store
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import Ledger, Release, ledger_of
 from thinwire.privacy.noise import Noise
@@ -60,14 +60,14 @@ def release_of(side: ClientSide, train: TrainConfig, place: str, round_: int) ->
 
 
 def under_noise(
-    kept: Store, ledger: Ledger, release: Release, noisy: Callable[[Noise], ClientSide], work: Callable[..., Saved]
-) -> Saved:
+    kept: Store, ledger: Ledger, release: Release, noisy: Callable[[Noise], ClientSide], work: Callable[..., SiteState]
+) -> SiteState:
     """What `work` gives under noise that was never used for another upload, recorded. Raises: BudgetSpent.
 
     noisy: noise -> this site with it, which is what `work` is given.
     """
 
-    def made(noise: Noise) -> tuple[Saved, str]:
+    def made(noise: Noise) -> tuple[SiteState, str]:
         saved = work(noisy(noise))
         return saved, hashlib.sha256(saved.upload).hexdigest()
 
@@ -131,15 +131,15 @@ class Costs:
         made, self.ledger = self.ledger.show(Release(round_, *size), make, partial(record.save, self.folder))
         return made
 
-    def note(self, reply: Reply) -> None:
+    def add(self, reply: Reply) -> None:
         """Remember what a site says of itself; what it does not say in numbers counts as no bound at all."""
-        told = reply.facts.get("privacy")
+        said = reply.facts.get("privacy")
         if not self.config.own:
             return
         if reply.problem.startswith(SPENT):
             self.out.add(reply.site)
-        elif isinstance(told, Mapping):
-            figures = (number(told, name) for name in ("epsilon", "noise_multiplier"))
+        elif isinstance(said, Mapping):
+            figures = (number(said, name) for name in ("epsilon", "noise_multiplier"))
             epsilon, multiplier = (math.inf if math.isnan(figure) else figure for figure in figures)
             self.sites[reply.site] = epsilon, multiplier
 
@@ -155,7 +155,7 @@ class Costs:
 
     @property
     def spent(self) -> dict[str, float]:
-        """Epsilon so far, of whoever gave away most, with its delta; empty without privacy or before anyone told."""
+        """Epsilon so far, of whoever gave away most, with its delta; empty without privacy or before anyone said."""
         if self.ledger is not None:
             return {"epsilon": self.ledger.epsilon, "delta": self.ledger.delta}
         if not self.sites:
@@ -164,7 +164,7 @@ class Costs:
         return {"epsilon": max(epsilon for epsilon, _ in self.sites.values()), "delta": self.config.delta}
 
     def summary(self, stopped: str) -> dict[str, Any] | None:
-        """What a reader must know to judge the guarantee; None without privacy."""
+        """What a reader must know of the guarantee; None without privacy."""
         if self.ledger is not None:
             return self.ledger.summary(stopped or None)
         if not self.sites:

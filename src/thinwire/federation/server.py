@@ -15,7 +15,7 @@ from thinwire.federation.coordinator import Coordinator
 from thinwire.federation.coordinator import opened as coordinated
 from thinwire.federation.handshake import identity
 from thinwire.federation.settings import Rules
-from thinwire.federation.setup import Setup, Told
+from thinwire.federation.setup import RunFacts, Setup
 from thinwire.identity import code_of, of_base, of_recipe
 from thinwire.method import Method
 from thinwire.models.heads import Head
@@ -37,12 +37,12 @@ def method_across(recipe: Recipe) -> Method:
     return method
 
 
-def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callable[[str], None]) -> Coordinator:
+def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, note: Callable[[str], None]) -> Coordinator:
     """The coordinator of a new run, or of the one in the directory. Raises: ConfigError."""
     method, task, labels = method_across(recipe), recipe.data.task, label_set((), recipe.data)
     head = None if task == "text" else Head(task, labels, recipe.run.seed)
     opened = open_base(recipe.model, recipe.lora, recipe.run, head)
-    tell(peft_bridge.coverage(opened.model))
+    note(peft_bridge.coverage(opened.model))
     if not (directory.path / "config.json").exists():
         directory.begin(recipe)
     fields = {key: value for key, value in recipe.method.items() if key != "name"}
@@ -63,6 +63,6 @@ def open_run(recipe: Recipe, directory: RunDirectory, rules: Rules, tell: Callab
         hello=asdict(recipe),
         evaluate_every=recipe.run.evaluate_every,
         metrics=metrics_of(task),
-        told=Told(fields, task, labels, opened.base.name),
+        facts=RunFacts(fields, task, labels, opened.base.name),
     )
-    return coordinated(setup, tell)
+    return coordinated(setup, note)

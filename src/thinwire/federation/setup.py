@@ -19,7 +19,7 @@ from thinwire.storage.directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Told:
+class RunFacts:
     """What a summary says of a recipe's run. base: its name."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -55,5 +55,5 @@ class Setup:
     accepted: frozenset[str] = frozenset()
     hello: Mapping[str, Any] = field(default_factory=dict)
     evaluate_every: int = 0
-    told: Told = field(default_factory=Told)
+    facts: RunFacts = field(default_factory=RunFacts)
     metrics: Mapping[str, str] = field(default_factory=lambda: WRITTEN)

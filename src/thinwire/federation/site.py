@@ -13,7 +13,7 @@ from thinwire.engine import ClientSide
 from thinwire.federation import audit, handshake, privacy
 from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.settings import Site
-from thinwire.federation.store import Saved, Store, StoreError, store
+from thinwire.federation.store import SiteState, Store, StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.identity import code_of
 from thinwire.method import Client, Context
@@ -112,13 +112,13 @@ class Trainers:
         code = code_of(session.recipe.method["name"])
         return {**self.identities, **code, "examples": count, "limits": vars(self.site.limits)}
 
-    def load(self, kept: Store, session: Session) -> Saved:
+    def load(self, kept: Store, session: Session) -> SiteState:
         """The run's state on this disk; a damaged one is told and replaced by that of a site which never joined."""
         try:
             return kept.load(session.start)
         except StoreError as error:
             LOG.error("%s; this site begins anew and is sent the state", error)
-            return Saved(session.start)
+            return SiteState(session.start)
 
 
 def work(session: Session, visit: Visit, blank: Reply) -> Reply:
@@ -136,8 +136,8 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
     scores = session.score(whole, rows)
     if task == "finish":
         peft_bridge.export(session.model, whole, visit.store.folder / "adapter")
-        judge = partial(loss_on_some, session, visit.side)
-        own = method.personal.ends(held, state.memory, judge) if method.personal and state.memory else {}
+        score = partial(loss_on_some, session, visit.side)
+        own = method.personal.ends(held, state.memory, score) if method.personal and state.memory else {}
         for name, personal in own.items():
             peft_bridge.export(session.model, personal.adapters, visit.store.folder / name)
     return replace(reply, facts={name: vars(found) for name, found in scores.items()})

@@ -19,7 +19,7 @@ from thinwire.federation.messages import Reply, Request
 FOLDER, NAME, LOG = "trainer", "socket", "trainer.log"
 
 
-class Unreachable(RuntimeError):
+class TrainerUnreachable(RuntimeError):
     """No trainer answers, and none could be started."""
 
 
@@ -81,17 +81,17 @@ def connect(site: Path) -> socket.socket:
 def ask(site: Path, request: Request, patience: float = 60.0, tries: int = 3) -> Reply:
     """The trainer's reply; it is started if it is not there, and asked again if it dies while it works.
 
-    patience: seconds a trainer may take to listen. Raises: Unreachable.
+    patience: seconds a trainer may take to listen. Raises: TrainerUnreachable.
     """
     for _ in range(tries):
         with contextlib.suppress(EOFError, ConnectionError), Connection(reach(site, patience).detach()) as connection:
             messages.send(connection, request)
             return messages.reply(*messages.receive(connection))
-    raise Unreachable(f"the trainer of {site} ended {tries} times while it worked; see {site / FOLDER / LOG}")
+    raise TrainerUnreachable(f"the trainer of {site} ended {tries} times while it worked; see {site / FOLDER / LOG}")
 
 
 def reach(site: Path, patience: float) -> socket.socket:
-    """A connection to the trainer, which is started if nobody listens. Raises: Unreachable."""
+    """A connection to the trainer, which is started if nobody listens. Raises: TrainerUnreachable."""
     process, until = None, time.monotonic() + patience
     while True:
         try:
@@ -100,9 +100,9 @@ def reach(site: Path, patience: float) -> socket.socket:
             if process is None:
                 process = start(site)
             elif process.poll() not in (None, 0):  # 0: another trainer was first
-                raise Unreachable(f"the trainer of {site} does not start; see {site / FOLDER / LOG}") from None
+                raise TrainerUnreachable(f"the trainer of {site} does not start; see {site / FOLDER / LOG}") from None
         if time.monotonic() > until:
-            raise Unreachable(f"the trainer of {site} does not listen after {patience:g} s")
+            raise TrainerUnreachable(f"the trainer of {site} does not listen after {patience:g} s")
         time.sleep(0.05)
 
 

@@ -30,7 +30,7 @@ class StoreError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Saved:
+class SiteState:
     """held: the global adapters of `version`. The last upload was of round `round` (-1: none) and is provisional.
 
     counted, lost: the client's state if that upload counted, and if it did not; facts, upload: what was sent.
@@ -56,7 +56,7 @@ class Store:
 
     folder: Path
 
-    def save(self, saved: Saved) -> None:
+    def save(self, saved: SiteState) -> None:
         """Replace the state, whole or not at all. Raises: OSError that names the file."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -75,11 +75,11 @@ class Store:
         os.replace(writing, self.folder / STATE)
         flush(self.folder)
 
-    def load(self, start: Adapters) -> Saved:
+    def load(self, start: Adapters) -> SiteState:
         """The state; a new one, which holds nothing, if there is none. Raises: StoreError for damage."""
         path = self.folder / STATE
         if not path.exists():
-            return Saved(start)
+            return SiteState(start)
         try:
             return unflatten(*read(path), start)
         except Exception as error:  # whatever is wrong with the file: it cannot be used
@@ -90,7 +90,7 @@ class Store:
         write_whole(self.folder / RECIPE, json.dumps(values).encode())
 
     def same(self, now: Identity, may_change: bool) -> list[str]:
-        """Keep the fingerprints of this site's records; what to tell if others were kept before.
+        """Keep the fingerprints of this site's records; what to note if others were kept before.
 
         Raises: ConfigError if they differ and may not.
         """
@@ -140,14 +140,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: stream.get_tensor(name) for name in stream.keys()}, manifest  # noqa: SIM118
 
 
-def describe(saved: Saved) -> dict[str, Any]:
+def describe(saved: SiteState) -> dict[str, Any]:
     """The part of a state that is no tensor."""
     clients = {slot: getattr(saved, slot).version for slot in ("counted", "lost")}
     plain = {name: getattr(saved, name) for name in ("version", "round", "asked", "facts")}
     return {"format": FORMAT, "clients": clients, **plain}
 
 
-def flatten(saved: Saved) -> dict[str, Tensor]:
+def flatten(saved: SiteState) -> dict[str, Tensor]:
     """Every tensor of a state by the JSON of its path."""
     paths: dict[tuple[str, ...], Tensor] = {("held", *key): tensor for key, tensor in saved.held.items()}
     for slot in ("counted", "lost"):
@@ -157,14 +157,14 @@ def flatten(saved: Saved) -> dict[str, Tensor]:
     return {json.dumps(path): tensor.detach().cpu().contiguous().clone() for path, tensor in paths.items()}
 
 
-def unflatten(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], start: Adapters) -> Saved:
+def unflatten(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], start: Adapters) -> SiteState:
     """The state that `flatten` and `describe` came from."""
     paths = {tuple(json.loads(text)): tensor for text, tensor in tensors.items()}
     clients = {
         slot: client_state(paths, version, start, "client", slot) for slot, version in manifest["clients"].items()
     }
     upload = paths.get(("upload",))
-    return Saved(
+    return SiteState(
         start.put(below(paths, "held")),
         manifest["version"],
         clients["counted"],

@@ -14,7 +14,7 @@ from thinwire.compress import decode
 from thinwire.engine import ClientSide, ClientState, Work, plan, receive, send, train
 from thinwire.engine.checks import shapes
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.store import Saved, Store
+from thinwire.federation.store import SiteState, Store
 from thinwire.method import Client, Context
 from thinwire.wire import Expect, WireError, unpack
 
@@ -32,10 +32,10 @@ class Visit:
     side: ClientSide
     start: Adapters
     store: Store
-    saved: Saved
+    saved: SiteState
     request: Request
     notes: Mapping[str, Any] = field(default_factory=dict)
-    under_noise: Callable[[Callable[[ClientSide], Saved]], Saved] | None = None
+    under_noise: Callable[[Callable[[ClientSide], SiteState]], SiteState] | None = None
 
     @property
     def client(self) -> Client:
@@ -110,7 +110,7 @@ class Visit:
 
     def work(
         self, side: ClientSide, held: Adapters, state: ClientState, missed: tuple[Change, dict[str, int]]
-    ) -> Saved:
+    ) -> SiteState:
         """Train and pack; what the site then keeps. missed: `late`. Raises: ValueError for what is not finite."""
         request, (late, note) = self.request, missed
         ctx = Context(request.round, side.seed)
@@ -119,7 +119,7 @@ class Visit:
         sending, shared = send(side, state, done, ctx), done.shared
         facts = {"loss": shared.loss, "density": sending.density, "seconds": shared.seconds, "tokens": shared.tokens}
         kept = held, state.version, sending.counted, sending.lost
-        return Saved(*kept, request.round, question(request), {**facts, **self.notes, **note}, sending.blob)
+        return SiteState(*kept, request.round, question(request), {**facts, **self.notes, **note}, sending.blob)
 
 
 def with_late(work: Work, late: Change) -> Work:

@@ -26,7 +26,7 @@ TRIES = 3
 
 
 @dataclass(frozen=True)
-class Going:
+class SubmittedRun:
     """A submitted run, kept in `going/ID.json`. run: Flower's id; round: rounds that counted before it was submitted.
 
     tries: how often it was submitted again at that round.
@@ -38,16 +38,16 @@ class Going:
     tries: int = 0
 
 
-def going(server: ServerFolder) -> list[Going]:
+def going(server: ServerFolder) -> list[SubmittedRun]:
     """Runs that were submitted and, as far as `tend` saw, neither finished nor were stopped."""
-    return [Going(**json.loads(path.read_text())) for path in sorted((server.path / FOLDER).glob("*.json"))]
+    return [SubmittedRun(**json.loads(path.read_text())) for path in sorted((server.path / FOLDER).glob("*.json"))]
 
 
 def begin(server: ServerFolder, output: Path, tries: int = 0) -> str:
     """Submit the run in a directory and remember it; Flower's id. Raises: ControlError."""
     (output / HOPELESS).unlink(missing_ok=True)
     run = control.submit(server, output)
-    entry = Going(run, str(output.resolve()), control.progress(output)["round"], tries)
+    entry = SubmittedRun(run, str(output.resolve()), control.progress(output)["round"], tries)
     folder = server.path / FOLDER
     folder.mkdir(exist_ok=True)
     write_whole(folder / f"{run}.json", json.dumps(asdict(entry)).encode())
@@ -62,11 +62,11 @@ def drop(server: ServerFolder, run: str) -> None:
     (server.path / FOLDER / f"{run}.json").unlink(missing_ok=True)
 
 
-def tend(server: ServerFolder, tell: Callable[[str], None]) -> None:
+def tend(server: ServerFolder, note: Callable[[str], None]) -> None:
     """Submit again what was interrupted, close what is finished. Raises: ControlError if the server does not answer."""
     for entry in going(server):
         if not (Path(entry.output) / "config.json").exists():
-            tell(f"{entry.output} is gone: run {entry.run} is not submitted again")
+            note(f"{entry.output} is gone: run {entry.run} is not submitted again")
             drop(server, entry.run)
     quiet = [entry for entry in going(server) if not played(Path(entry.output))]
     runs = control.runs(server) if quiet else []
@@ -79,26 +79,26 @@ def tend(server: ServerFolder, tell: Callable[[str], None]) -> None:
             close(output, runs)
             drop(server, entry.run)
         elif (output / HOPELESS).exists():
-            tell(f"{output}: {(output / HOPELESS).read_text()}; it is not submitted again")
+            note(f"{output}: {(output / HOPELESS).read_text()}; it is not submitted again")
             drop(server, entry.run)
         elif entry.run not in statuses or status == "finished:stopped":
-            tell(f"run {entry.run} is {status}: {output} is not submitted again")
+            note(f"run {entry.run} is {status}: {output} is not submitted again")
             drop(server, entry.run)
         else:
-            again(server, entry, tell)
+            again(server, entry, note)
 
 
-def again(server: ServerFolder, entry: Going, tell: Callable[[str], None]) -> None:
+def again(server: ServerFolder, entry: SubmittedRun, note: Callable[[str], None]) -> None:
     """Submit an interrupted run from its last round, or give it up. Raises: ControlError."""
     output = Path(entry.output)
     counted = control.progress(output)["round"]
     tries = entry.tries + 1 if counted == entry.round else 1
     if tries > TRIES:
         command = f"thinwire federation submit {server.path} --resume {output}"
-        tell(f"{output}: no round in {TRIES} tries since round {counted}; it is given up. Go on with: {command}")
+        note(f"{output}: no round in {TRIES} tries since round {counted}; it is given up. Go on with: {command}")
         drop(server, entry.run)
         return
-    tell(f"{output} was interrupted after round {counted}; it is submitted again, try {tries} of {TRIES}")
+    note(f"{output} was interrupted after round {counted}; it is submitted again, try {tries} of {TRIES}")
     begin(server, output, tries)
 
 

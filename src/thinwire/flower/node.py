@@ -28,7 +28,7 @@ from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.settings import ConfigError, build
-from thinwire.training import Job, Trained
+from thinwire.training import Job, TrainingResult
 from thinwire.wire import FORMAT, WireError
 
 App = Callable[[Message, Context], Message]
@@ -95,7 +95,7 @@ class Node:
             return replace(blank, version=saved.version, facts={"examples": 1, "wire": FORMAT, **told})
         client = Client(**request.client)
 
-        def train(jobs: Sequence[Job]) -> list[Trained]:
+        def train(jobs: Sequence[Job]) -> list[TrainingResult]:
             return [self.train(job, layout) for job in jobs]
 
         side = ClientSide(method=self.method, client=client, examples=(), train=train, seed=recipe["seed"])
@@ -110,7 +110,7 @@ class Node:
         facts = self.scores(layout, held) if request.task in SCORING else {}
         return replace(blank, version=state.version, facts=facts)
 
-    def train(self, job: Job, layout: Layout) -> Trained:
+    def train(self, job: Job, layout: Layout) -> TrainingResult:
         """The user's training from the plan's start. Raises: ValueError if a part moved that the method keeps fixed."""
         began = time.perf_counter()
         reply = self.call(layout, job.plan.start, {"thinwire-trains": ",".join(sorted(job.plan.parts))})
@@ -129,7 +129,7 @@ class Node:
         self.notes["metrics"] = metrics
         self.notes["examples"] = int(metrics.get("num-examples", 1))
         loss = metrics.get("train_loss", metrics.get("loss", 0.0))
-        return Trained(adapters, loss, (), 0, 0, time.perf_counter() - began, {})
+        return TrainingResult(adapters, loss, (), 0, 0, time.perf_counter() - began, {})
 
     def scores(self, layout: Layout, adapters: Adapters) -> dict[str, Any]:
         """What the user's evaluate function says of the adapters."""

@@ -33,17 +33,17 @@ def main(grid: Grid, context: Context) -> None:
     directory = RunDirectory(Path(str(settings["output"])))
     recipe = directory.recipe()
 
-    def tell(text: str) -> None:
+    def note(text: str) -> None:
         log(logging.INFO, "thinwire: %s", text)
         with (directory.path / "run.log").open("a") as stream:
             stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
     with playing(directory.path):
         try:
-            coordinator = open_run(recipe, directory, rules, tell)
+            coordinator = open_run(recipe, directory, rules, note)
             drive(coordinator, GridTransport(grid), recipe.federation.rounds)
         except (RunStopped, ConfigError) as error:
-            tell(f"stopped: {error}")
+            note(f"stopped: {error}")
             if isinstance(error, Diverged | ConfigError):
                 (directory.path / HOPELESS).write_text(str(error))
             raise

@@ -87,7 +87,7 @@ def app_of(names: list[str], folder: str, may_change: bool) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         name = names[int(context.node_config["partition-id"])]
         site = Site(Path(folder) / file_name(name), name, FEDERATION, SiteData(may_change=may_change))
-        trainers = Virtual(site, FEDERATION)
+        trainers = VirtualSites(site, FEDERATION)
         asked = records.request(message.content)
         if Path(folder).parent.is_dir():
             return Message(records.content(trainers.answer(asked)), reply_to=message)
@@ -102,7 +102,7 @@ _loaded: dict[str, tuple[Session, dict[str, Any]]] = {}
 
 
 @dataclass
-class Virtual(Trainers):
+class VirtualSites(Trainers):
     """One of many clients on one machine: the recipe's own data, of which it sees its part."""
 
     def open(self, recipe: Recipe) -> Session:

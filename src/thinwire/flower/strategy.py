@@ -153,11 +153,11 @@ class Strategy(flower.Strategy):
         if self.run.stopped:
             return None, None
         if not self.run.take(self.asked, found):
-            self.run.tell(f"round {self.run.state.round + 1}: no quorum; it is played again")
+            self.run.note(f"round {self.run.state.round + 1}: no quorum; it is played again")
             return None, None
         self.run.save()
         if words := cost(self.run):
-            self.run.tell(f"round {self.run.state.round} counted{words}")
+            self.run.note(f"round {self.run.state.round} counted{words}")
         return self.final, mean_of(found.values())
 
     def configure_evaluate(

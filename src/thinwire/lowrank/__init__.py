@@ -23,12 +23,12 @@ from thinwire.lowrank.factors import (
     unit_weights,
 )
 from thinwire.lowrank.few import best_of_few
-from thinwire.lowrank.fixed import Fixed, bounded_shift
+from thinwire.lowrank.fixed import FixedFactor, bounded_shift
 from thinwire.lowrank.many import best_of_many
 
 __all__ = [
     "RANK_TOLERANCE",
-    "Fixed",
+    "FixedFactor",
     "LowRank",
     "best_of_few",
     "best_of_many",
@@ -48,7 +48,9 @@ FEW = 4
 """Up to this many clients `best_of_few` is the faster; its cost grows with their square, its memory with them."""
 
 
-def best_of_mean(fixed: Fixed, a: Tensor, terms: Collection[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def best_of_mean(
+    fixed: FixedFactor, a: Tensor, terms: Collection[tuple[float, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
     """M and `U'(W_r - B (A + M))`, what `fixed.solve` asks for; W_r: the best rank-r `sum_k p_k (B + dB_k)(A + dA_k)`.
 
     fixed: B = U diag(s) V'. terms: (p_k, dA_k, dB_k), weights sum to 1. See `best_of_few` and `best_of_many`.

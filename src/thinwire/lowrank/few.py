@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thinwire.lowrank.factors import BLOCK
-from thinwire.lowrank.fixed import Fixed
+from thinwire.lowrank.fixed import FixedFactor
 
 Terms = Iterable[tuple[float, Tensor, Tensor]]
 """(p_k, dA_k (r, I), dB_k (O, r)) by client; the weights sum to 1; may be gone through more than once."""
@@ -34,7 +34,7 @@ def differences(terms: Terms) -> tuple[tuple[Tensor, Tensor], list[tuple[float, 
     return means, rest
 
 
-def best_of_few(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+def best_of_few(fixed: FixedFactor, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """M (r, I), the mean dA, and `U'(W_r - B (A + M))` (r, I) for the best rank-r W_r of the mean product W.
 
     `fixed` is B, in whose span U the result is wanted. W is `L diag(w) R'` with L = [B + mean dB, db_j], R likewise, of

@@ -14,7 +14,7 @@ GRAM_LIMIT = 1e-4
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedFactor:
     """A factor that stays as it is, `b = U diag(s) V'`, float64, with all that a solve on it needs."""
 
     b: Tensor  # (..., O, r)
@@ -22,7 +22,7 @@ class Fixed:
     v: Tensor  # (..., r, r)
 
     @classmethod
-    def of(cls, b: Tensor) -> Fixed:
+    def of(cls, b: Tensor) -> FixedFactor:
         """Error of s: 1e-16 cond(b)^2 relative while cond(b) <= 1e4, 1e-16 cond(b) beyond."""
         b = b.double()
         values, v = torch.linalg.eigh(gram(b, b))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thinwire.lowrank.factors import LowRank, inner
 from thinwire.lowrank.few import Terms
-from thinwire.lowrank.fixed import Fixed
+from thinwire.lowrank.fixed import FixedFactor
 
 OVERSAMPLING = 8
 """Columns beyond the rank that the iteration carries; more help little where the clients' differences are noise."""
@@ -19,7 +19,7 @@ SWEEPS = 6
 """Most pairs of passes over the clients."""
 
 
-class Mean:
+class ProductMean:
     """`W = (B + mean dB)(A + mean dA) + N` with N, what clients differ in, known by its products only.
 
     The first part is computed in float64; N is small against it, streams in float32, is never formed. b: float64.
@@ -50,7 +50,7 @@ class Mean:
         return total.double() - self.da.double().mT @ (self.db.mT @ u.double())
 
 
-def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+def best_of_many(fixed: FixedFactor, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """As `best_of_few`, for any number of clients: memory of one, 4 passes, in hard cases up to 2 + 2 * SWEEPS.
 
     One pass finds the means, one applies W' to the column space of `B + mean dB`. A block of r + 8 vectors starts
@@ -59,7 +59,7 @@ def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]
     large as the factors; without a gap after s_r, TOLERANCE may not be reached in SWEEPS.
     Source: Halko, Martinsson, Tropp 2011, section 4.5, with a start that is known and factors that are read again.
     """
-    w, rank = Mean(fixed.b, a, terms), a.shape[0]
+    w, rank = ProductMean(fixed.b, a, terms), a.shape[0]
     change = LowRank(torch.cat([w.db, fixed.b], dim=1), torch.cat([a, w.da]))
     bound = TOLERANCE * float(inner(change, change).clamp(min=0).sqrt())
     v = _start(w, min(rank + OVERSAMPLING, w.a.shape[1], w.b.shape[0]))
@@ -75,7 +75,7 @@ def best_of_many(fixed: Fixed, a: Tensor, terms: Terms) -> tuple[Tensor, Tensor]
     return w.da, _seen(fixed, w, q @ turn, spread @ turn)
 
 
-def _start(w: Mean, width: int) -> Tensor:
+def _start(w: ProductMean, width: int) -> Tensor:
     """Orthonormal (I, width): the span of `W' u`, u that of `B + mean dB`, and fixed pseudo-random directions."""
     u, _ = torch.linalg.qr(w.b)
     extra = torch.randn(width, w.a.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).mT
@@ -92,7 +92,7 @@ def _error(before: Tensor, best: Tensor, smallest: Tensor) -> float:
     return float(smallest * (best - before @ (before.mT @ best)).norm())
 
 
-def _seen(fixed: Fixed, w: Mean, q: Tensor, spread: Tensor) -> Tensor:
+def _seen(fixed: FixedFactor, w: ProductMean, q: Tensor, spread: Tensor) -> Tensor:
     """`U'(W_r - B (A + M))` (r, I), float64, for `W_r = q q' W`, `spread = N' q`, q orthonormal (O, r).
 
     As `(U' mean dB - (U - q q' U)'(b - q q' b)) (A + M) + U' q q' N`, b = B + mean dB: small terms are formed as such,

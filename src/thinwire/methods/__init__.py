@@ -21,7 +21,7 @@ from thinwire.methods.flora import FLoRA
 from thinwire.methods.hetlora import HetLoRA
 from thinwire.methods.reference import Centralised, Local
 from thinwire.methods.rolora import RoLoRA
-from thinwire.own_methods import Source, installed, load, source_of
+from thinwire.own_methods import MethodSource, installed, load, source_of
 from thinwire.presets import PRESETS
 from thinwire.settings import build, unknown
 from thinwire.values import ValuesConfig
@@ -69,7 +69,7 @@ def shipped(name: str) -> bool:
     return name in PRESETS or name in METHODS or name in REFERENCES
 
 
-def own(source: Source) -> type[Method]:
+def own(source: MethodSource) -> type[Method]:
     """The class of a method of one's own. Raises: ConfigError if it fails, or has another method's name."""
     kind = load(source)
     taken = {**METHODS, **REFERENCES, **dict.fromkeys(PRESETS)}

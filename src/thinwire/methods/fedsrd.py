@@ -15,7 +15,7 @@ from torch import Tensor
 from thinwire.compress import Step
 from thinwire.compress.importance import ImportanceBudget, ImportanceDrop, KurtosisRate
 from thinwire.compress.random_drop import RandomDrop
-from thinwire.lowrank import Fixed, LowRank, best_of_mean
+from thinwire.lowrank import FixedFactor, LowRank, best_of_mean
 from thinwire.method import Client, Context, Method, Parts, Rule, Uploads, setting
 
 GROUP = 4
@@ -23,10 +23,10 @@ GROUP = 4
 
 
 @dataclass(frozen=True)
-class Oriented:
+class OrientedModule:
     """A module as if A were updated and B fixed: the fixed factor (O, r), and the other, a (r, I)."""
 
-    fixed: Fixed
+    fixed: FixedFactor
     a: Tensor
 
 
@@ -65,11 +65,11 @@ class ProjectedMean(Rule):
             return torch.cat([change["b"] for change in changes], dim=1)
         return torch.cat([change["a"] for change in changes]).T
 
-    def _oriented(self, module: LowRank, ctx: Context) -> Oriented:
+    def _oriented(self, module: LowRank, ctx: Context) -> OrientedModule:
         oriented = module if self._updates_a(ctx) else module.T
-        return Oriented(Fixed.of(oriented.b), oriented.a)
+        return OrientedModule(FixedFactor.of(oriented.b), oriented.a)
 
-    def _solve(self, oriented: Oriented, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
+    def _solve(self, oriented: OrientedModule, mean: Tensor, seen: Tensor, ctx: Context) -> Parts:
         change = oriented.fixed.solve(mean, seen, self.damping)
         return {"a": change} if self._updates_a(ctx) else {"b": change.T}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thinwire.adapters import EXTRA, Adapters, first_rows
-from thinwire.compress import Link, Step, decode
+from thinwire.compress import Step, StepContext, decode
 from thinwire.compress.top_k import TopK
 from thinwire.lowrank import LowRank
 from thinwire.method import (
@@ -31,7 +31,7 @@ from thinwire.payload import dense
 
 
 @dataclass(frozen=True)
-class Placed(Rule):
+class PlacedMean(Rule):
     """The mean of changes, those of lower ranks at the rows that they were cut from: "first" or "largest"."""
 
     rows: str
@@ -64,7 +64,7 @@ class Placed(Rule):
 
 @dataclass(frozen=True)
 class Sparse(States):
-    """Clients are sent the largest entries; the model is judged as they would be sent it next."""
+    """Clients are sent the largest entries; the model is evaluated as they would be sent it next."""
 
     method: FLASC
 
@@ -80,7 +80,7 @@ class Sparse(States):
 
     def _masked(self, adapters: Adapters, density: float) -> Adapters:
         leaves = {key: dense(adapters[key]) for key in adapters.trained(self.method.trains(Context(0, 0)))}
-        return adapters.put(decode(TopK(density)(leaves, Link(adapters, adapters, 0))))
+        return adapters.put(decode(TopK(density)(leaves, StepContext(adapters, adapters, 0))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class FLASC(Method):
 
     @property
     def rule(self) -> Rule:
-        return Placed(self.rows)
+        return PlacedMean(self.rows)
 
     @property
     def exchange(self) -> Changes:

@@ -44,7 +44,7 @@ class FLoRA(Method):
 
     @property
     def rule(self) -> Stack:
-        return Onward() if self.warm_start else Stack(self.fixed_alpha)
+        return KeepBest() if self.warm_start else Stack(self.fixed_alpha)
 
     def plan(self, view: Adapters, client: Client, memory: Memory, ctx: Context) -> Plan:
         return Plan(self.rule.start(view, client, ctx), self.trains(ctx))
@@ -92,7 +92,7 @@ class Stack(Rule):
         return module.scale * module.rank / rank if self.fixed_alpha else module.scale
 
 
-class Onward(Stack):
+class KeepBest(Stack):
     """The stack's best approximation of the full rank goes on as the adapter, the rest is merged."""
 
     def __call__(self, module: LowRank, uploads: Uploads, ctx: Context) -> Parts:

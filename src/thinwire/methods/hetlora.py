@@ -17,7 +17,7 @@ from thinwire.method import Changes, Context, Method, Parts, Rule, States, Uploa
 
 
 @dataclass(frozen=True)
-class Padded(Rule):
+class PaddedMean(Rule):
     """The mean of factors padded with zeros; weights are the clients', times their product's norm if asked for."""
 
     by_norm: bool
@@ -54,7 +54,7 @@ class HetLoRA(Method):
 
     @property
     def rule(self) -> Rule:
-        return Padded(self.weighting == "norm")
+        return PaddedMean(self.weighting == "norm")
 
     @property
     def exchange(self) -> Changes:

@@ -15,7 +15,7 @@ from torch import nn
 from thinwire.config import RESNETS, ModelConfig
 from thinwire.models import gguf
 from thinwire.models.heads import (
-    KINDS,
+    HEAD_CLASSES,
     Head,
     agree_on_padding,
     draw,
@@ -26,7 +26,7 @@ from thinwire.models.heads import (
 )
 from thinwire.models.probe import examine
 from thinwire.models.resnet import HEAD, resnet
-from thinwire.models.source import ALLOWED, Source, check_configuration, locate
+from thinwire.models.source import ALLOWED, BaseSource, check_configuration, locate
 from thinwire.settings import ConfigError
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def _configuration(source: Source) -> dict[str, Any]:
+def _configuration(source: BaseSource) -> dict[str, Any]:
     from transformers import PreTrainedConfig
 
     return PreTrainedConfig.get_config_dict(source.place, **source.arguments())[0]
@@ -193,7 +193,7 @@ def _read(config: ModelConfig, read: Callable[[], T]) -> T:
             logging.enable_progress_bar()
 
 
-def _load(config: ModelConfig, source: Source, extra: dict[str, Any], head: Head | None) -> tuple[Any, list[str]]:
+def _load(config: ModelConfig, source: BaseSource, extra: dict[str, Any], head: Head | None) -> tuple[Any, list[str]]:
     """The model, and the paths of its modules that are new."""
     import transformers
 
@@ -201,7 +201,7 @@ def _load(config: ModelConfig, source: Source, extra: dict[str, Any], head: Head
     weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     kind = "AutoModelForCausalLM"
     if head is not None:
-        kind = KINDS[head.task]
+        kind = HEAD_CLASSES[head.task]
         names = dict(enumerate(head.classes))
         weights |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if source.gguf is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
 
-KINDS = {
+HEAD_CLASSES = {
     "sequence": "AutoModelForSequenceClassification",
     "token": "AutoModelForTokenClassification",
     "image": "AutoModelForImageClassification",

@@ -28,7 +28,7 @@ SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Source:
+class BaseSource:
     """A folder or a name on the hub, whether it is on this machine, and the GGUF file in it, if that is the base."""
 
     place: str
@@ -41,20 +41,20 @@ class Source:
         return safe if self.gguf is None else safe | {"gguf_file": self.gguf}
 
 
-def locate(config: ModelConfig) -> Source:
+def locate(config: ModelConfig) -> BaseSource:
     """The source of the base that a recipe names. Raises: ConfigError that says what is there instead."""
     if config.name == EMBEDDED:
         folder = Path(str(importlib.resources.files("thinwire.models") / EMBEDDED))
         if not (folder / "config.json").is_file():
             raise ConfigError("model.name = 'embedded': this installation lacks the embedded base; reinstall thinwire")
-        return Source(str(folder), True)
+        return BaseSource(str(folder), True)
     if known := KNOWN.get(config.name):
         if not known.here:
             raise ConfigError(
                 f"model.name = {config.name!r}: it is not in {known.folder.parent}; allowed after: "
                 f"thinwire models get {config.name}"
             )
-        return Source(str(known.folder), True)
+        return BaseSource(str(known.folder), True)
     where, path = f"model.name = {config.name!r}", Path(config.name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
@@ -64,10 +64,10 @@ def locate(config: ModelConfig) -> Source:
         return _folder(config, path)
     if path.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1:
         raise ConfigError(f"{where}: there is no such folder. {ALLOWED}")
-    return Source(config.name, False)
+    return BaseSource(config.name, False)
 
 
-def _folder(config: ModelConfig, path: Path) -> Source:
+def _folder(config: ModelConfig, path: Path) -> BaseSource:
     where = f"model.name = {config.name!r}"
     if (path / "adapter_config.json").is_file():
         base = _base_of(path / "adapter_config.json")
@@ -86,7 +86,7 @@ def _folder(config: ModelConfig, path: Path) -> Source:
             f"{where}: its weights are pickled ({pickles[0]}), which can run code and is never read; allowed are "
             "safetensors: in a place where you trust the file, load it with transformers and save_pretrained() it anew"
         )
-    return Source(str(path), True)
+    return BaseSource(str(path), True)
 
 
 def _base_of(path: Path) -> str:
@@ -104,7 +104,7 @@ def _inside(path: Path) -> str:
     return f"; {found[0]}/ in it has one" if found else ""
 
 
-def _gguf(config: ModelConfig, path: Path) -> Source:
+def _gguf(config: ModelConfig, path: Path) -> BaseSource:
     where = f"model.name = {config.name!r}"
     if SPLIT.fullmatch(path.name):
         raise ConfigError(
@@ -117,7 +117,7 @@ def _gguf(config: ModelConfig, path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ConfigError(f"{where}: {path.name} is no GGUF file: it does not begin with the letters GGUF")
-    return Source(str(path.parent.absolute()), True, str(path.absolute()))
+    return BaseSource(str(path.parent.absolute()), True, str(path.absolute()))
 
 
 def check_configuration(config: ModelConfig, values: Mapping[str, Any], writes: bool) -> None:

@@ -145,7 +145,7 @@ class Ledger:
         }
 
     def summary(self, stopped: str | None) -> dict[str, Any]:
-        """What a reader must know to judge the guarantee. stopped: why the run ended early, if it did."""
+        """What a reader must know of the guarantee. stopped: why the run ended early, if it did."""
         place, relation = self.noise.place, self.relation
         return {
             "epsilon": self.epsilon,

@@ -46,7 +46,7 @@ def silence_libraries() -> None:
 
 
 class Live:
-    """Shows what `Watcher` is told: phases, clients, rounds, bytes so far and the time left."""
+    """Shows what `Watcher` hears: phases, clients, rounds, bytes so far and the time left."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console, self.progress = console, progress
@@ -67,7 +67,7 @@ class Live:
         if not self.console.is_terminal:
             self.console.print(f"{text}: {examples:,} examples" if examples else text)
 
-    def scored(self, examples: int) -> None:
+    def evaluated(self, examples: int) -> None:
         self.done += examples
         self.progress.update(self.task, completed=self.done, detail=f"{self.done:,} examples")
         if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
@@ -105,7 +105,7 @@ class Live:
     def warn(self, text: str) -> None:
         self.console.print(f"note: {text}", style="yellow", soft_wrap=True)
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
 
     def clients(self) -> str:

@@ -20,14 +20,14 @@ from thinwire.identity import Identity, of_base, of_data, of_recipe
 from thinwire.method import Method
 from thinwire.models.heads import Head
 from thinwire.privacy.noise import Noise, noise_of
-from thinwire.session.opened import Opened, method_of, open_base
+from thinwire.session.opened import AdaptedBase, method_of, open_base
 from thinwire.settings import ConfigError
 from thinwire.training import Trainer
 from thinwire.training.trial import try_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session(Opened):
+class Session(AdaptedBase):
     """A recipe, opened, with its examples. secret: the seed of privacy's noise and samples, unless it is the run's."""
 
     recipe: Recipe
@@ -71,7 +71,7 @@ class Session(Opened):
 
     @property
     def whole(self) -> bool:
-        """Whether test domains are the clients', so that every client's adapters are judged on all of them."""
+        """Whether test domains are the clients', so that every client's adapters are evaluated on all of them."""
         return self.recipe.data.partition == "file"
 
     @property
@@ -80,28 +80,28 @@ class Session(Opened):
         wanted = self.recipe.run.references
         return len(self.clients) <= FEW if wanted is None else wanted
 
-    def judge(
+    def evaluate(
         self,
         adapters: Adapters | None,
         held: HeldOut,
         owner: str | None = None,
-        tell: Callable[[int], None] = unheard,
+        progress: Callable[[int], None] = unheard,
     ) -> dict[str, Outcomes]:
         """Outcomes by domain, on all examples or on those that belong to `owner`; None: the base as it is.
 
-        `tell` hears after every forward pass how many examples it scored.
+        `progress` hears after every forward pass how many examples it has evaluated.
         """
-        judged = {}
+        found = {}
         for domain, examples in held.examples.items():
             places = [at for at, name in enumerate(held.owners[domain]) if owner in (None, name)]
             if places:
-                found = predict(self.base, self.model, adapters, [examples[at] for at in places], tell=tell)
-                judged[domain] = replace(found, rows=np.array(places)[found.rows])
-        return judged
+                outcomes = predict(self.base, self.model, adapters, [examples[at] for at in places], progress=progress)
+                found[domain] = replace(outcomes, rows=np.array(places)[outcomes.rows])
+        return found
 
     def score(self, adapters: Adapters | None, held: HeldOut) -> dict[str, Scores]:
         """Scores by domain; None: the base as it is."""
-        return {domain: outcomes.scores() for domain, outcomes in self.judge(adapters, held).items()}
+        return {domain: outcomes.scores() for domain, outcomes in self.evaluate(adapters, held).items()}
 
 
 def open_session(recipe: Recipe) -> Session:

@@ -20,7 +20,7 @@ from thinwire.training.shares import local_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class AdaptedBase:
     """start: the adapters the seed gives; initial: those of `model.adapter`, if any."""
 
     base: Base
@@ -29,14 +29,14 @@ class Opened:
     initial: Adapters | None
 
 
-def open_base(model: ModelConfig, lora: LoraConfig, run: RunConfig, head: Head | None) -> Opened:
+def open_base(model: ModelConfig, lora: LoraConfig, run: RunConfig, head: Head | None) -> AdaptedBase:
     """Load a base and give it adapters. head: of a classifier. Raises: ConfigError."""
     set_threads(run)
     base = load_base(model, device(run.device), head)
     adapted = peft_bridge.attach(base, lora)
     start = peft_bridge.start(adapted, run.seed)
     initial = peft_bridge.load_adapter(adapted, model.adapter) if model.adapter else None
-    return Opened(base=base, model=adapted, start=start, initial=initial)
+    return AdaptedBase(base=base, model=adapted, start=start, initial=initial)
 
 
 def method_of(recipe: Recipe) -> Method:

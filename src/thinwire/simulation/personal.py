@@ -1,4 +1,4 @@
-"""Each client's own adapters at the end of a run: made, judged on its own held-out examples, exported on request."""
+"""Each client's own adapters at the end of a run: made, outcomes on its own held-out examples, exported on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.engine import ClientSide
 from thinwire.evaluation import evaluate
-from thinwire.evaluation.figures import Judged
+from thinwire.evaluation.figures import OutcomesByDomain
 from thinwire.method import Context, Method, Own, Plan
 from thinwire.randomness import derive, permutation
 from thinwire.session.loaded import Session
@@ -26,10 +26,10 @@ TUNED = "tuned"
 
 
 @dataclass
-class Found:
-    """judged: column -> client -> outcomes; figures: client -> what its own adapters say of how they came about."""
+class PersonalResults:
+    """outcomes: column -> client -> outcomes; figures: client -> what its own adapters say of how they came about."""
 
-    judged: dict[str, dict[str, Judged]] = field(default_factory=dict)
+    outcomes: dict[str, dict[str, OutcomesByDomain]] = field(default_factory=dict)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -40,15 +40,15 @@ def has_personal(session: Session, method: Method, state: State) -> bool:
     return method.personal is not None or session.recipe.run.tune_steps > 0
 
 
-def judge_personal(
-    session: Session, method: Method, state: State, directory: RunDirectory, tell: Callable[[int], None]
-) -> Found:
-    """Every client's own adapters, on its own held-out examples; `tell` hears how many examples were scored."""
-    found, federation = Found(), federated(session, method)
+def evaluate_personal(
+    session: Session, method: Method, state: State, directory: RunDirectory, progress: Callable[[int], None]
+) -> PersonalResults:
+    """Every client's own adapters, on its own held-out examples; `progress` hears how many examples were evaluated."""
+    found, federation = PersonalResults(), federated(session, method)
     for client in federation.clients:
         for column, own in own_adapters(session, federation.side(client), state):
-            judged = session.judge(own.adapters, session.tests, client.name, tell)
-            found.judged.setdefault(column, {})[client.name] = judged
+            outcomes = session.evaluate(own.adapters, session.tests, client.name, progress)
+            found.outcomes.setdefault(column, {})[client.name] = outcomes
             found.figures.setdefault(client.name, {}).update(own.figures)
             if session.recipe.run.export_clients and column != TUNED:
                 peft_bridge.export(session.model, own.adapters, directory.client(client.name) / column)

@@ -12,7 +12,7 @@ from functools import singledispatch
 from thinwire.adapters import Adapters
 from thinwire.config import FederationConfig
 from thinwire.data import Example
-from thinwire.evaluation.figures import Judged
+from thinwire.evaluation.figures import OutcomesByDomain
 from thinwire.method import Method
 from thinwire.methods.reference import Centralised, Local
 from thinwire.storage.state import State, result_of
@@ -22,7 +22,7 @@ GLOBAL = "global"
 
 
 @dataclass(frozen=True)
-class Shares:
+class Assignment:
     """Who trains on which examples, by the settings of rounds and clients; steps_factor: as many clients' steps."""
 
     examples: Mapping[str, Sequence[Example]]
@@ -31,21 +31,21 @@ class Shares:
 
 
 @singledispatch
-def shares(method: Method, clients: Mapping[str, Sequence[Example]], config: FederationConfig) -> Shares:
+def shares(method: Method, clients: Mapping[str, Sequence[Example]], config: FederationConfig) -> Assignment:
     """Every client trains on its own examples; `centralised` on all of them in one place."""
-    return Shares(clients, config)
+    return Assignment(clients, config)
 
 
 @shares.register
-def _(method: Centralised, clients: Mapping[str, Sequence[Example]], config: FederationConfig) -> Shares:
+def _(method: Centralised, clients: Mapping[str, Sequence[Example]], config: FederationConfig) -> Assignment:
     owner = EVERYONE if len(clients) > 1 else next(iter(clients))
     together = {owner: [example for name in clients for example in clients[name]]}
-    return Shares(together, FederationConfig(rounds=config.rounds), config.clients_per_round or len(clients))
+    return Assignment(together, FederationConfig(rounds=config.rounds), config.clients_per_round or len(clients))
 
 
 @singledispatch
 def global_result(method: Method, state: State) -> Adapters | None:
-    """The global adapters as they are judged and exported; None where there are none."""
+    """The global adapters as they are evaluated and exported; None where there are none."""
     return result_of(method, state)
 
 
@@ -67,16 +67,16 @@ def _(method: Local, state: State) -> Iterator[tuple[str, Adapters]]:
 
 
 @singledispatch
-def alone(method: Method, finals: Mapping[str, Judged]) -> Mapping[str, Judged] | None:
+def alone(method: Method, finals: Mapping[str, OutcomesByDomain]) -> Mapping[str, OutcomesByDomain] | None:
     """What is known already of training alone, by client; None: each client is to be trained alone beside the run."""
     return None
 
 
 @alone.register
-def _(method: Local, finals: Mapping[str, Judged]) -> Mapping[str, Judged] | None:
+def _(method: Local, finals: Mapping[str, OutcomesByDomain]) -> Mapping[str, OutcomesByDomain] | None:
     return finals
 
 
 @alone.register
-def _(method: Centralised, finals: Mapping[str, Judged]) -> Mapping[str, Judged] | None:
+def _(method: Centralised, finals: Mapping[str, OutcomesByDomain]) -> Mapping[str, OutcomesByDomain] | None:
     return {}

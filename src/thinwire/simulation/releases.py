@@ -55,7 +55,7 @@ def run_ledger(recipe: Recipe, federation: Federation, rounds: int) -> Ledger | 
 
 
 def guarantee(recipe: Recipe, federation: Federation, rounds: int) -> dict[str, Any] | None:
-    """What a reader must know to judge the guarantee of a simulated run; None without privacy."""
+    """What a reader must know of the guarantee of a simulated run; None without privacy."""
     ledger = run_ledger(recipe, federation, rounds)
     if ledger is None:
         return None

@@ -9,7 +9,7 @@ from thinwire.adapters import Adapters
 from thinwire.clock import clock, span
 from thinwire.data import Example
 from thinwire.engine import Answer, ClientSide, ClientState, Sending, Train, Work, exchange_of, plan, send, train
-from thinwire.engine.rounds import AllRefused, ServerSide, collect, drops_out, messages, sample
+from thinwire.engine.rounds import AllUploadsRefused, ServerSide, collect, drops_out, messages, sample
 from thinwire.method import Client, Context
 from thinwire.settings import listed
 from thinwire.storage.metrics import Line, line
@@ -37,8 +37,8 @@ class Federation(ServerSide):
         )
 
 
-def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> State:
-    """One round. Tells one line per client. Raises: AllRefused, Diverged."""
+def play(federation: Federation, state: State, record: Callable[[Line], None]) -> State:
+    """One round. Tells one line per client. Raises: AllUploadsRefused, Diverged."""
     ctx, server = Context(state.round, federation.seed), state.server
     with clock() as seconds:
         clients = sample(federation, ctx.round)
@@ -59,10 +59,10 @@ def play(federation: Federation, state: State, tell: Callable[[Line], None]) -> 
     answers = {name: answer_of(work, sendings.get(name)) for name, work in works.items()}
     for client in clients:
         name = client.name
-        tell(line(name, ctx.round, sizes[name], answers.get(name), refused.get(name)))
+        record(line(name, ctx.round, sizes[name], answers.get(name), refused.get(name)))
     if refused and len(refused) == len(present):
         reasons = listed((f"{name}: {reason}" for name, reason in refused.items()), 5, "; ")
-        raise AllRefused(f"round {ctx.round}: no upload could be used; {reasons}")
+        raise AllUploadsRefused(f"round {ctx.round}: no upload could be used; {reasons}")
     states |= {name: sending.lost if name in refused else sending.counted for name, sending in sendings.items()}
     return replace(
         state,
@@ -107,8 +107,8 @@ def send_all(
 
 def answer_of(work: Work, sending: Sending | None) -> Answer:
     """What the server hears of a client's round."""
-    told = work.shared.loss, work.shared.seconds
-    return Answer(sending.blob, sending.density, *told) if sending else Answer(b"", 0.0, *told)
+    figures = work.shared.loss, work.shared.seconds
+    return Answer(sending.blob, sending.density, *figures) if sending else Answer(b"", 0.0, *figures)
 
 
 def last_deliveries(federation: ServerSide, state: State) -> list[int]:

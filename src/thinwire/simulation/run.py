@@ -15,18 +15,18 @@ from thinwire.clock import clock, span
 from thinwire.config import Recipe
 from thinwire.data.encode import skipped_words
 from thinwire.engine import begin
-from thinwire.evaluation.figures import Judged, by_client, by_metric, client_rows, figures
+from thinwire.evaluation.figures import OutcomesByDomain, by_client, by_metric, client_rows, figures
 from thinwire.identity import check_same
 from thinwire.method import Method
 from thinwire.methods import create
 from thinwire.own_methods import absolute
-from thinwire.peft_bridge import Exported
+from thinwire.peft_bridge import ExportedAdapter
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.session.loaded import Session, open_session
 from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError, listed
 from thinwire.simulation.federated import federated
-from thinwire.simulation.personal import Found, has_personal, judge_personal, with_figures
+from thinwire.simulation.personal import PersonalResults, evaluate_personal, has_personal, with_figures
 from thinwire.simulation.reference import GLOBAL, alone, final_adapters, global_result
 from thinwire.simulation.releases import guarantee, releases_of, resolved, run_ledger
 from thinwire.simulation.rounds import Federation, last_deliveries, play
@@ -39,16 +39,16 @@ from thinwire.storage.summary import About, summarise
 
 
 class Watcher(Protocol):
-    """Who is told how a run goes on."""
+    """Who hears how a run goes on."""
 
     def phase(self, text: str, rounds: int | None = None, done: int = 0) -> None: ...
     def scoring(self, text: str, examples: int | None) -> None: ...
-    def scored(self, examples: int) -> None: ...
+    def evaluated(self, examples: int) -> None: ...
     def line(self, line: Line) -> None: ...
     def spent(self, epsilon: float, delta: float) -> None: ...
     def round(self, state: State) -> None: ...
     def warn(self, text: str) -> None: ...
-    def tell(self, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
     session = open_session(recipe)
     if session.left_out:
         watcher.warn(f"left out: {listed(session.left_out, between='; ')}")
-    watcher.tell(peft_bridge.coverage(session.model))
+    watcher.note(peft_bridge.coverage(session.model))
     if session.skipped:
         watcher.warn(f"skipped: {skipped_words(session.skipped)}")
     method = session.method()
@@ -84,15 +84,15 @@ def run(
     with clock() as seconds:
         watcher.scoring("scoring the base", session.tests.count())
         with span("eval"):
-            before = session.judge(session.initial, session.tests, tell=watcher.scored)
+            before = session.evaluate(session.initial, session.tests, progress=watcher.evaluated)
         played = play_all(session, method, directory, watcher)
         state = played.state
-        specialists = alone_judged(session, method, played, directory, watcher)
-        own = Found()
+        specialists = evaluate_specialists(session, method, played, directory, watcher)
+        own = PersonalResults()
         if has_personal(session, method, state):
             watcher.scoring("scoring each client's own adapters", None)
-            own = judge_personal(session, method, state, directory, watcher.scored)
-    found = figures(session.tests, before, played.judged, specialists, session.whole, own.judged)
+            own = evaluate_personal(session, method, state, directory, watcher.evaluated)
+    found = figures(session.tests, before, played.outcomes, specialists, session.whole, own.outcomes)
     write_json(directory.path / "clients.json", with_figures(client_rows(found, session.metrics), own.figures))
     last = last_deliveries(federated(session, method), state)
     summary = summarise(about(session, method, state, played.export), state, found, last)
@@ -104,16 +104,16 @@ def run(
 
 
 @dataclass(frozen=True)
-class Played:
-    """All rounds of a method. judged: its adapters' outcomes by owner; export: what was exported of the global ones."""
+class MethodRun:
+    """All rounds of a method. outcomes: of its adapters, by owner; export: what was exported of the global ones."""
 
     state: State
-    judged: Mapping[str, Judged]
-    export: Exported | None
+    outcomes: Mapping[str, OutcomesByDomain]
+    export: ExportedAdapter | None
 
 
-def play_all(session: Session, method: Method, directory: RunDirectory, watcher: Watcher) -> Played:
-    """Play all rounds from where the directory stands; export and judge the adapters."""
+def play_all(session: Session, method: Method, directory: RunDirectory, watcher: Watcher) -> MethodRun:
+    """Play all rounds from where the directory stands; export and evaluate the adapters."""
     federation = federated(session, method)
     recipe = session.recipe
     state = first_state(session, federation, directory, watcher)
@@ -125,8 +125,8 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
             watcher.warn(f"stopped after round {state.round}: {why}")
             break
         lines: list[Line] = []
-        state = play(federation, state, tell(lines, watcher))
-        state, more = evaluated(session, method, state, directory)
+        state = play(federation, state, keep(lines, watcher))
+        state, more = evaluate_round(session, method, state, directory)
         if ledger:
             ledger = ledger.add(releases)
             spent = {"epsilon": ledger.epsilon, "delta": ledger.delta}
@@ -135,26 +135,26 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
         directory.append(lines + more)
         state = checkpoint.save(state, directory.checkpoints, session.identity)
         watcher.round(state)
-    judged: dict[str, Judged] = {}
-    exports: dict[str, Exported] = {}
+    outcomes: dict[str, OutcomesByDomain] = {}
+    exports: dict[str, ExportedAdapter] = {}
     for owner, adapters in final_adapters(method, state):
         whose = None if owner == GLOBAL or session.whole else owner
         watcher.scoring("scoring" if owner == GLOBAL else f"scoring {owner}", session.tests.count(whose))
         with span("eval"):
-            judged[owner] = session.judge(adapters, session.tests, whose, watcher.scored)
+            outcomes[owner] = session.evaluate(adapters, session.tests, whose, watcher.evaluated)
         place = directory.adapter if owner == GLOBAL else directory.adapter_of(owner)
         exports[owner] = peft_bridge.export(session.model, adapters, place, recipe.run.export_rank)
-    return Played(state, judged, exports[GLOBAL] if global_result(method, state) else None)
+    return MethodRun(state, outcomes, exports[GLOBAL] if global_result(method, state) else None)
 
 
-def tell(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
+def keep(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
     """Keep every line, and show it."""
 
-    def told(line: Line) -> None:
+    def record(line: Line) -> None:
         lines.append(line)
         watcher.line(line)
 
-    return told
+    return record
 
 
 def first_state(session: Session, federation: Federation, directory: RunDirectory, watcher: Watcher) -> State:
@@ -170,16 +170,16 @@ def first_state(session: Session, federation: Federation, directory: RunDirector
     return state
 
 
-def evaluated(session: Session, method: Method, state: State, directory: RunDirectory) -> tuple[State, list[Line]]:
+def evaluate_round(session: Session, method: Method, state: State, directory: RunDirectory) -> tuple[State, list[Line]]:
     """After every `run.evaluate_every` rounds: the validation figures as a line, and the best round's adapter kept."""
     every = session.recipe.run.evaluate_every
     adapters = global_result(method, state)
     if not every or adapters is None or state.round % every:
         return state, []
     began = time.perf_counter()
-    judged = session.judge(adapters, session.monitor)
-    scores = {domain: outcomes.scores() for domain, outcomes in judged.items()}
-    owners = by_client(judged, session.monitor)
+    outcomes = session.evaluate(adapters, session.monitor)
+    scores = {domain: outcomes.scores() for domain, outcomes in outcomes.items()}
+    owners = by_client(outcomes, session.monitor)
     more = {
         "domains": {name: by_metric(score, session.metrics) for name, score in scores.items()},
         "clients": {name: by_metric(score, session.metrics) for name, score in owners.items()},
@@ -191,14 +191,14 @@ def evaluated(session: Session, method: Method, state: State, directory: RunDire
     return replace(state, totals=replace(state.totals, seconds=seconds)), [line]
 
 
-def alone_judged(
-    session: Session, method: Method, played: Played, directory: RunDirectory, watcher: Watcher
-) -> Mapping[str, Judged]:
-    """Every client's own specialist, trained as long as the federated model and judged; empty if not asked for.
+def evaluate_specialists(
+    session: Session, method: Method, played: MethodRun, directory: RunDirectory, watcher: Watcher
+) -> Mapping[str, OutcomesByDomain]:
+    """Every client's own specialist, trained as long as the federated model, and evaluated; empty if not asked for.
 
     Without privacy: nobody has to hide anything from himself.
     """
-    if (known := alone(method, played.judged)) is not None:
+    if (known := alone(method, played.outcomes)) is not None:
         return known
     if not session.references:
         return {}
@@ -212,7 +212,7 @@ def alone_judged(
         train=replace(recipe.train, horizon=recipe.train.horizon or recipe.federation.rounds),
         federation=replace(recipe.federation, rounds=played.state.round),
     )
-    return play_all(replace(session, recipe=recipe, secret=None), local, directory.alone, watcher).judged
+    return play_all(replace(session, recipe=recipe, secret=None), local, directory.alone, watcher).outcomes
 
 
 def with_privacy(session: Session, method: Method, directory: RunDirectory, resume: bool) -> Session:
@@ -222,7 +222,7 @@ def with_privacy(session: Session, method: Method, directory: RunDirectory, resu
     return replace(session, recipe=resolved(session.recipe, federated(session, method)))
 
 
-def about(session: Session, method: Method, state: State, export: Exported | None) -> About:
+def about(session: Session, method: Method, state: State, export: ExportedAdapter | None) -> About:
     """What the summary says of the run besides its figures."""
     recipe, base = session.recipe, session.base
     return About(

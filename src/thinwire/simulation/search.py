@@ -1,7 +1,7 @@
 """The search over (rank, density): from the smallest of both, compare the two next larger ones, and take the better.
 
 Steps of equal factor make both of a pair cost about the same bytes, so that a pair asks where bytes are spent better.
-Source: FLASC-Search, doi:10.1145/3786335.3813151. Differs: judged by the validation loss at the end of a whole run.
+Source: FLASC-Search, doi:10.1145/3786335.3813151. Differs: it goes by the validation loss at the end of a whole run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What a run of it gave: mean validation loss and score over domains, bytes both ways."""
 
     loss: float
@@ -46,7 +46,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Step:
+class Comparison:
     """A pair that was compared (one, where only one can rise), and what was taken of it; None: the search ends."""
 
     start: Point
@@ -55,7 +55,7 @@ class Step:
     why: str
 
 
-def climb(config: SearchConfig, measure: Callable[[Point], Measured]) -> tuple[Point, list[Step]]:
+def climb(config: SearchConfig, measure: Callable[[Point], Measurement]) -> tuple[Point, list[Comparison]]:
     """Where the search ends, and its steps. Equal losses: the one of fewer bytes, then of lower rank."""
     here, steps = Point(config.ranks[0], config.densities[0]), []
     best = measure(here)
@@ -63,14 +63,14 @@ def climb(config: SearchConfig, measure: Callable[[Point], Measured]) -> tuple[P
         found = {point: measure(point) for point in pair}
         within = {p: m for p, m in found.items() if config.budget_mb is None or m.bytes <= config.budget_mb * 1e6}
         if not within:
-            steps.append(Step(here, pair, None, f"both beyond {config.budget_mb} MB"))
+            steps.append(Comparison(here, pair, None, f"both beyond {config.budget_mb} MB"))
             break
         point = min(within, key=lambda point: (within[point].loss, within[point].bytes, point))
         won = best.loss - within[point].loss
         if not won > config.gain:
-            steps.append(Step(here, pair, None, f"no gain above {config.gain}"))
+            steps.append(Comparison(here, pair, None, f"no gain above {config.gain}"))
             break
-        steps.append(Step(here, pair, point, f"loss falls by {won:.4g}"))
+        steps.append(Comparison(here, pair, point, f"loss falls by {won:.4g}"))
         here, best = point, within[point]
     return here, steps
 
@@ -82,16 +82,16 @@ def neighbours(config: SearchConfig, here: Point) -> tuple[Point, ...]:
     return (*pair, *([Point(here.rank, config.densities[density])] if density < len(config.densities) else []))
 
 
-def search(recipe: Recipe, folder: Path, play: Play, done: Callable[[Point, Measured], None]) -> dict[str, Any]:
+def search(recipe: Recipe, folder: Path, play: Play, done: Callable[[Point, Measurement], None]) -> dict[str, Any]:
     """Climb with real runs, one in a folder each; what search.json holds. Runs that `folder` has are not played again.
 
     Raises: ConfigError.
     """
     check(recipe)
     begin(recipe, folder)
-    measured: dict[Point, Measured] = {}
+    measured: dict[Point, Measurement] = {}
 
-    def measure(point: Point) -> Measured:
+    def measure(point: Point) -> Measurement:
         if point not in measured:
             measured[point] = measured_at(point_recipe(recipe, point), RunDirectory(folder / point.name), play)
             done(point, measured[point])
@@ -109,11 +109,11 @@ def search(recipe: Recipe, folder: Path, play: Play, done: Callable[[Point, Meas
     return found
 
 
-def row(point: Point, result: Measured) -> dict[str, Any]:
+def row(point: Point, result: Measurement) -> dict[str, Any]:
     return {**dataclasses.asdict(point), **dataclasses.asdict(result), "directory": point.name}
 
 
-def measured_at(recipe: Recipe, directory: RunDirectory, play: Play) -> Measured:
+def measured_at(recipe: Recipe, directory: RunDirectory, play: Play) -> Measurement:
     """What the run in this directory gave; it is played, or continued, if it is not finished.
 
     A run that stops because it diverged has an infinite loss, so that it is never taken.
@@ -125,9 +125,9 @@ def measured_at(recipe: Recipe, directory: RunDirectory, play: Play) -> Measured
         try:
             summary = play(recipe, directory, (directory.path / "config.json").is_file())
         except RunStopped:
-            return Measured(math.inf, 0.0, 0)
+            return Measurement(math.inf, 0.0, 0)
     loss, score = (mean_after(summary[name]) for name in ("loss", "score"))
-    return Measured(loss, score, summary["bytes_up"] + summary["bytes_down"])
+    return Measurement(loss, score, summary["bytes_up"] + summary["bytes_down"])
 
 
 def mean_after(rows: Mapping[str, Mapping[str, float | None]]) -> float:

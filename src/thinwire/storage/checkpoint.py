@@ -1,6 +1,6 @@
 """Checkpoints, the last two kept: the server's state, a manifest, and the files of clients, which checkpoints share.
 
-    checkpoint/000041/server.safetensors    the server: adapters, residual, log, moments
+    checkpoint/000041/server.safetensors    the server: adapters, residual, broadcasts, moments
     checkpoint/000041/manifest.json         round, totals, the server file's SHA-256, version and file of each client
     checkpoint/clients/SHA256.safetensors   what a client keeps, written when the client took part
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from thinwire.adapters import Adapters
 from thinwire.engine import Server
-from thinwire.storage.clients import SUFFIX, ClientStore, Paths, Saved, below
+from thinwire.storage.clients import SUFFIX, ClientFiles, ClientStore, Paths, below
 from thinwire.storage.files import digest, flush
 from thinwire.storage.state import State, Totals
 from thinwire.wire import readable
@@ -128,10 +128,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def saved(client: dict[str, Any], path: Path) -> Saved:
+def saved(client: dict[str, Any], path: Path) -> ClientFiles:
     """A client's entry in the manifest of the checkpoint `path`."""
     digest = client["sha256"]
-    return Saved(client["version"], path.with_name(CLIENTS) / f"{digest}{SUFFIX}" if digest else None)
+    return ClientFiles(client["version"], path.with_name(CLIENTS) / f"{digest}{SUFFIX}" if digest else None)
 
 
 def describe(state: State) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def flatten(state: State) -> dict[str, Tensor]:
     for name, means in state.server.moments.items():
         paths |= {("server", "moments", name, *key): tensor for key, tensor in means.items()}
     paths |= {("held", *key): tensor for key, tensor in state.held.items()}
-    for version, blob in state.server.log.items():
+    for version, blob in state.server.broadcasts.items():
         paths["log", str(version)] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
     return {json.dumps(path): tensor.detach().contiguous().clone() for path, tensor in paths.items()}
 
@@ -178,7 +178,7 @@ def unflatten(paths: Paths, manifest: dict[str, Any], clients: ClientStore, star
         adapters=start.put(below(paths, "server", "adapters")),
         version=manifest["version"],
         residual=below(paths, "server", "residual"),
-        log=dict(sorted(log.items())),
+        broadcasts=dict(sorted(log.items())),
         moments={name: below(paths, "server", "moments", name) for name in sorted(moments)},
     )
     best = manifest["best_loss"]

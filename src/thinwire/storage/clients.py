@@ -25,7 +25,7 @@ class DamagedClient(OSError):
 
 
 @dataclass(frozen=True)
-class Saved:
+class ClientFiles:
     """A client's part of a checkpoint. file: its tensors, named by their SHA-256; None for one that keeps no tensor."""
 
     version: int | None = None
@@ -40,7 +40,7 @@ class ClientStore(Mapping[str, ClientState]):
     """
 
     start: Adapters
-    saved: Mapping[str, Saved]
+    saved: Mapping[str, ClientFiles]
     changed: Mapping[str, ClientState] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ClientState:
@@ -68,12 +68,12 @@ class ClientStore(Mapping[str, ClientState]):
         """The store of these clients alone; those that it does not know have not taken part yet."""
         names = dict.fromkeys(names)
         changed = {name: state for name, state in self.changed.items() if name in names}
-        return replace(self, saved={name: self.saved.get(name, Saved()) for name in names}, changed=changed)
+        return replace(self, saved={name: self.saved.get(name, ClientFiles()) for name in names}, changed=changed)
 
     def write(self, folder: Path) -> ClientStore:
         """The store with all that changed in files of `folder`, durably. Files that are there are left as they are."""
         folder.mkdir(exist_ok=True)
-        saved = {name: Saved(state.version, write(state, folder)) for name, state in self.changed.items()}
+        saved = {name: ClientFiles(state.version, write(state, folder)) for name, state in self.changed.items()}
         flush(folder)
         return replace(self, saved={**self.saved, **saved}, changed={})
 

@@ -13,15 +13,15 @@ Line = dict[str, Any]
 
 def line(client: str, number: int, down: int, answer: Answer | None, refused: str | None) -> Line:
     """What happened to one client in one round, in which it was sent `down` bytes. answer: None if it gave none."""
-    told = answer or Answer()
+    given = answer or Answer()
     status = f"refused: {refused}" if refused is not None else "dropped out" if answer is None else "counted"
     return {
         "round": number,
         "client": client,
-        "loss": told.loss if math.isfinite(told.loss) else None,
-        "bytes_up": len(told.blob),
+        "loss": given.loss if math.isfinite(given.loss) else None,
+        "bytes_up": len(given.blob),
         "bytes_down": down,
-        "seconds": told.seconds,
-        "density": told.density,
+        "seconds": given.seconds,
+        "density": given.density,
         "status": status,
     }

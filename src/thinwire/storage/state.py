@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from thinwire.adapters import Adapters
 from thinwire.engine import Answer, Server
 from thinwire.method import Context, Method
-from thinwire.storage.clients import ClientStore, Saved
+from thinwire.storage.clients import ClientFiles, ClientStore
 from thinwire.storage.metrics import Line
 
 Seconds = dict[str, float]
@@ -57,7 +57,7 @@ class State:
 
 def start(server: Server, clients: Iterable[str]) -> State:
     """The state before the first round: nobody holds anything yet."""
-    return State(0, server, server.start, ClientStore(server.start, {name: Saved() for name in clients}))
+    return State(0, server, server.start, ClientStore(server.start, {name: ClientFiles() for name in clients}))
 
 
 def monitored(
@@ -76,5 +76,5 @@ def monitored(
 
 
 def result_of(method: Method, state: State) -> Adapters:
-    """What the server's adapters are judged and exported as: what the next download would hold, where that is less."""
+    """What the server's adapters are evaluated and exported as: the next download's content, where that is less."""
     return method.exchange.result(state.server.adapters, Context(state.round, state.server.run))

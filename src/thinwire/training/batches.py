@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.data import IGNORED, Classified, Example, Picture, Tagged
+from thinwire.data import IGNORED, ClassExample, Example, Picture, TokenClassExample
 from thinwire.randomness import derive, permutation
 
 PASS_COST = {"cpu": 384}
@@ -50,13 +50,13 @@ def collate(examples: Sequence[Example]) -> Batch:
     tokens = _padded([example.tokens for example in examples], 0)
     lengths = torch.tensor([len(example.tokens) for example in examples])
     mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-    if isinstance(examples[0], Classified):
+    if isinstance(examples[0], ClassExample):
         rows, targets = torch.arange(len(examples)), torch.tensor([example.labels[0] for example in examples])
         pictures = [example.pixels for example in examples if isinstance(example, Picture)]
         pixels = torch.stack(pictures) if pictures else None
         return Batch(tokens, mask, rows, targets, rows, writes=False, pixels=pixels)
     labels = _padded([example.labels for example in examples], IGNORED)
-    writes = not isinstance(examples[0], Tagged)
+    writes = not isinstance(examples[0], TokenClassExample)
     if writes:
         tokens, mask, labels = tokens[:, :-1], mask[:, :-1], labels[:, 1:]
     targets = labels.reshape(-1)
@@ -74,7 +74,7 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 def targets_of(example: Example) -> int:
     """Targets of an example: its labelled tokens or its class. The first token of a written text does not count."""
-    first = 0 if isinstance(example, Tagged | Classified) else 1
+    first = 0 if isinstance(example, TokenClassExample | ClassExample) else 1
     return sum(label != IGNORED for label in example.labels[first:])
 
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shares:
+class ProcessPlace:
     """This process's place among `count`."""
 
     index: int = 0
@@ -41,14 +41,14 @@ class Shares:
         return float(reduce(torch.tensor(loss, dtype=torch.float64, device=_device()), "sum"))
 
 
-def here() -> Shares:
+def here() -> ProcessPlace:
     """This process's share, as `accelerate launch` (or torchrun) says; the only one without either."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Shares()
+        return ProcessPlace()
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Shares(state.process_index, state.num_processes)
+    return ProcessPlace(state.process_index, state.num_processes)
 
 
 def local_device() -> str:

@@ -15,7 +15,7 @@ from thinwire import peft_bridge
 from thinwire.adapters import Key
 from thinwire.config import TrainConfig
 from thinwire.data import Example
-from thinwire.engine.jobs import Job, Trained
+from thinwire.engine.jobs import Job, TrainingResult
 from thinwire.models import Base
 from thinwire.privacy.noise import Noise
 from thinwire.randomness import derive
@@ -52,7 +52,7 @@ class Trainer:
         self.horizon = config.horizon or rounds
         self.parameters, self.shares = peft_bridge.parameters(model), shares.here()
 
-    def train(self, jobs: Sequence[Job]) -> list[Trained]:
+    def train(self, jobs: Sequence[Job]) -> list[TrainingResult]:
         """Train every job from its plan's start. Raises: ValueError for a job without an example to learn from."""
         return [self._train(job) for job in jobs]
 
@@ -60,7 +60,7 @@ class Trainer:
         """Optimizer steps of a job."""
         return steps_of(self.config, len(job.examples), job.steps_factor) * job.plan.length
 
-    def _train(self, job: Job) -> Trained:
+    def _train(self, job: Job) -> TrainingResult:
         began = time.perf_counter()
         if not any(targets_of(example) for example in job.examples):
             raise ValueError("a job has no example with a token to learn from")
@@ -80,7 +80,7 @@ class Trainer:
         state = {**(job.optimizer or {}), **optimizers.save(optimizer, live)} if self.config.keep_optimizer else {}
         adapters = replace(peft_bridge.read(self.model), merged=job.plan.start.merged)
         mean = sum(losses) / len(losses) if losses else math.nan
-        return Trained(adapters, mean, tuple(losses), len(losses), tokens, time.perf_counter() - began, state)
+        return TrainingResult(adapters, mean, tuple(losses), len(losses), tokens, time.perf_counter() - began, state)
 
     def _network(self) -> Any:
         network = peft_bridge.network(self.model).train()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from thinwire import peft_bridge
-from thinwire.data import Classified, Example, Tagged
+from thinwire.data import ClassExample, Example, TokenClassExample
 from thinwire.models import Base
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
@@ -19,8 +19,8 @@ TROUBLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ass
 
 SAMPLES: dict[str, Callable[[int], Example]] = {
     "text": lambda length: Example(tuple(range(length)), tuple(range(length))),
-    "sequence": lambda length: Classified(tuple(range(length)), (0,)),
-    "token": lambda length: Tagged(tuple(range(length)), (0,) * length),
+    "sequence": lambda length: ClassExample(tuple(range(length)), (0,)),
+    "token": lambda length: TokenClassExample(tuple(range(length)), (0,) * length),
 }
 """An example of so many tokens, by task."""
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 from thinwire.adapters import Key
-from thinwire.payload import KINDS, Leaf, Payload
+from thinwire.payload import PAYLOAD_KINDS, Leaf, Payload
 from thinwire.wire.cursor import Cursor, put_plain, put_varint
 from thinwire.wire.errors import Expect, WireError
 from thinwire.wire.leaves import CODES, Entry, get_entry, get_leaf, put_entry, put_leaf
@@ -24,13 +24,13 @@ LEAVES, DIRECTORY = 1 << 16, 1 << 24
 
 def pack(payload: Payload) -> bytes:
     """The payload's bytes. Raises: WireError for what the format cannot carry."""
-    if payload.kind not in KINDS:
-        raise WireError(f"kind {payload.kind!r}: allowed are {', '.join(KINDS)}")
+    if payload.kind not in PAYLOAD_KINDS:
+        raise WireError(f"kind {payload.kind!r}: allowed are {', '.join(PAYLOAD_KINDS)}")
     out, directory = io.BytesIO(), io.BytesIO()
     if not 0 <= payload.run < 1 << 64:
         raise WireError(f"run {payload.run}: allowed are 64 bits")
     out.write(MAGIC + bytes([FORMAT]) + payload.run.to_bytes(8, "little"))
-    directory.write(bytes([KINDS.index(payload.kind)]))
+    directory.write(bytes([PAYLOAD_KINDS.index(payload.kind)]))
     put_varint(directory, payload.version, len(payload.leaves))
     for key, leaf in payload.leaves.items():
         start = out.tell()
@@ -122,7 +122,7 @@ def _directory(run: int, bodies: memoryview, packed: memoryview, expect: Expect)
     raw = outer.plain(outer.varint(min(DIRECTORY, expect.limit), "length of the directory"), "directory")
     outer.end()
     cursor = Cursor(memoryview(raw), "directory")
-    kind = KINDS[cursor.byte(len(KINDS) - 1, "kind")]
+    kind = PAYLOAD_KINDS[cursor.byte(len(PAYLOAD_KINDS) - 1, "kind")]
     version = cursor.varint(2**64 - 1, "version")
     expect.check("kind", kind)
     expect.check("version", version)

@@ -15,7 +15,7 @@ class WireError(ValueError):
     """Bytes that are no payload, or not the one expected; says what and where."""
 
 
-class Described(Protocol):
+class LeafHeader(Protocol):
     """A leaf as the directory describes it."""
 
     @property
@@ -48,7 +48,7 @@ class Expect:
         if wanted is not None and found != wanted:
             raise WireError(f"{field} is {found!r}, expected {wanted!r}")
 
-    def check_leaf(self, leaf: Described) -> None:
+    def check_leaf(self, leaf: LeafHeader) -> None:
         """Raises: WireError for a leaf that is unknown or of another shape."""
         if self.shapes is None:
             return

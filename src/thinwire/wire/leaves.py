@@ -15,13 +15,13 @@ from thinwire.randomness import seeded_count
 from thinwire.wire.cursor import Cursor, put_varint
 from thinwire.wire.errors import WireError
 from thinwire.wire.positions import LARGEST, get_positions, put_positions
-from thinwire.wire.values import DTYPES, get_codes, get_floats, put_codes, put_floats
+from thinwire.wire.values import FLOAT_LAYOUTS, get_codes, get_floats, put_codes, put_floats
 
 ALL, LISTED, SEEDED = range(3)
-FLOATS = tuple(DTYPES)
+FLOATS = tuple(FLOAT_LAYOUTS)
 CODES = len(FLOATS)
 """Number of the first kind of codes; the kinds follow the order of PER."""
-KINDS = CODES + len(PER)
+VALUE_CODINGS = CODES + len(PER)
 DIMENSIONS, NAME = 8, 1024
 """Most dimensions of a leaf, most bytes of a name."""
 MASK = struct.Struct("<Qd")
@@ -97,7 +97,7 @@ def get_entry(cursor: Cursor, left: int) -> Entry:
         raise cursor.fail("a name is no UTF-8") from error
     shape = tuple(cursor.varint(1 << 48, "dimension") for _ in range(cursor.byte(DIMENSIONS, "number of dimensions")))
     kinds = cursor.byte(SEEDED << 4 | 15, "kind of leaf")
-    if kinds & 15 >= KINDS:
+    if kinds & 15 >= VALUE_CODINGS:
         raise cursor.fail(f"unknown kind of values {kinds & 15}")
     size = math.prod(shape)
     if size > 1 << 48:
@@ -163,7 +163,7 @@ def _check(key: Key, leaf: Leaf) -> None:
         raise WireError(f"{where}: positions and values do not fit shape {leaf.shape}")
     match leaf.values:
         case Floats(tensor):
-            if tensor.dtype not in DTYPES:
+            if tensor.dtype not in FLOAT_LAYOUTS:
                 raise WireError(f"{where}: values of {tensor.dtype} cannot travel")
         case Codes(codes, bits, scale, zero, per):
             number = groups(leaf.shape, per)

@@ -28,7 +28,7 @@ from thinwire.wire.entropy import (
     zstd_bits,
 )
 
-DTYPES = {torch.float32: (8, 23), torch.bfloat16: (8, 7), torch.float16: (5, 10)}
+FLOAT_LAYOUTS = {torch.float32: (8, 23), torch.bfloat16: (8, 7), torch.float16: (5, 10)}
 """Bits of exponent and mantissa; a dtype's place in this table is its number on the wire."""
 
 WHOLE, SPLIT = 0, 1
@@ -39,7 +39,7 @@ MOST = 4
 
 def put_floats(out: BinaryIO, tensor: Tensor) -> None:
     """A flat float tensor, lossless to the bit; its dtype and length are known to the reader."""
-    exponent, mantissa = DTYPES[tensor.dtype]
+    exponent, mantissa = FLOAT_LAYOUTS[tensor.dtype]
     words = tensor.detach().cpu().contiguous().view(_integers(tensor.dtype)).numpy()
     words = words.view(f"<u{tensor.dtype.itemsize}")
     for piece in pieces(len(words)):
@@ -48,7 +48,7 @@ def put_floats(out: BinaryIO, tensor: Tensor) -> None:
 
 def get_floats(cursor: Cursor, count: int, dtype: torch.dtype) -> Tensor:
     """Inverse of `put_floats`; (count,). Raises: WireError."""
-    exponent, mantissa = DTYPES[dtype]
+    exponent, mantissa = FLOAT_LAYOUTS[dtype]
     words = np.empty(count, f"<u{dtype.itemsize}")
     for piece in pieces(count):
         words[piece] = _get_piece(cursor, piece.stop - piece.start, exponent, mantissa)
