@@ -152,7 +152,7 @@ def payloads(output: Path, given: argparse.Namespace, side: str, values: int) ->
         return [(2 * values * given.sites,) * 2] * given.rounds
     lines = federation.lines(output / "run" / "metrics.jsonl")
     return [
-        tuple(sum(line[way] for line in lines if line["round"] == number) for way in ("bytes_up", "bytes_down"))
+        tuple(sum(line[way] for line in lines if line["round"] == number + 1) for way in ("bytes_up", "bytes_down"))
         for number in range(given.rounds)
     ]
 

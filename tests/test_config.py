@@ -42,19 +42,19 @@ def test_the_embedded_default_is_a_valid_recipe():
 def test_a_file_and_changes_to_it(tmp_path):
     path = write(tmp_path, '[train]\nsteps = 3\n[method]\nname = "fedit"\n[data]\nclients = ["a"]\n')
     changes = ["train.steps = 4", "lora.targets=['q', 'v']", "run.output=out folder", "values.precision=float32"]
-    recipe = load_recipe(path, [*changes, "federation.join.late=2", "train.learning_rate=1e-3", "train.clip=0.5"])
+    recipe = load_recipe(path, [*changes, "federation.first_round.late=2", "train.learning_rate=1e-3"])
     assert recipe.train.steps == 4
     assert recipe.lora.targets == ("q", "v")
     assert recipe.run.output == "out folder"
     assert recipe.method == {"name": "fedit"}
     assert recipe.values.precision == "float32"
-    assert recipe.federation.join == {"late": 2}
+    assert recipe.federation.first_round == {"late": 2}
     assert recipe.train.learning_rate == 1e-3
     assert recipe.data.clients == ("a",)
 
 
 def test_a_recipe_survives_json():
-    recipe = load_recipe(None, ["federation.join.code=1", "data.clients=['code', 'math']", "method.base_rate=.9"])
+    recipe = load_recipe(None, ["federation.first_round.code=1", "data.clients=['code', 'math']"])
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
 
 
@@ -75,8 +75,8 @@ def test_a_recipe_survives_json():
         ('[data]\npartition = "column"\n', r"data\.column is missing"),
         ("[method]\nname = 3\n", r"method\.name = 3"),
         ("[method]\nbase_rate = 0.5\n", r"method\.name = None"),
-        ("[federation.join]\ncode = -1\n", r"federation\.join = \{'code': -1\}: allowed is a table"),
-        ("[federation.join]\ncode = 'x'\n", r"federation\.join = "),
+        ("[federation.first_round]\ncode = -1\n", r"federation\.first_round = \{'code': -1\}: allowed is a table"),
+        ("[federation.first_round]\ncode = 'x'\n", r"federation\.first_round = "),
         ("a = " + "[" * 5000, "malformed TOML"),
         ("a = " + "9" * 5000, "malformed TOML"),
     ],
@@ -148,6 +148,17 @@ def test_any_file_gives_a_recipe_or_a_config_error(content, tmp_path_factory):
 def test_a_byte_order_mark_in_a_recipe_is_passed_over(tmp_path):
     (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 7\n")
     assert load_recipe(tmp_path / "r.toml").run.seed == 7
+
+
+def test_a_client_joined_in_rounds_counted_from_0(caplog):
+    assert from_dict({"federation": {"join": {"late": 2}}}).federation.first_round == {"late": 3}
+    assert "federation.join: it is called federation.first_round, and counts from 1 now" in caplog.text
+    with pytest.raises(ConfigError, match=r"federation.first_round, and counts from 1 now, which is given, too"):
+        from_dict({"federation": {"join": {"late": 2}, "first_round": {"late": 3}}})
+    with pytest.raises(ConfigError, match=r"federation\.first_round = .*: allowed is a table"):
+        from_dict({"federation": {"join": {"late": "soon"}}})
+    with pytest.raises(ConfigError, match=r"federation\.join"):
+        from_dict({"federation": {"join": 3}})
 
 
 def test_old_keys_are_read_with_a_note(caplog):

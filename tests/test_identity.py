@@ -36,3 +36,5 @@ def test_records_are_hashed_with_their_order_and_their_bytes():
     one, two = {"a": 1, "image": b"\x00"}, {"image": b"\x01", "a": 1}
     assert records_hash([one, two]) != records_hash([two, one])
     assert records_hash([one]) == records_hash([dict(reversed(one.items()))]) != records_hash([two])
+
+

@@ -127,6 +127,7 @@ def differences(before: Identity, now: Identity) -> dict[str, list[str]]:
                 put("data", f"{words} {listed(changed)}")
     if "recipe" in known:
         unsaid = of_settings(asdict(Recipe()))["recipe"]  # a setting that the other version did not have
+        unsaid |= {"federation.join": {}}  # and one that only an earlier version has
         for name in sorted(before["recipe"].keys() | now["recipe"].keys()):
             was, value = (side["recipe"].get(name, unsaid.get(name)) for side in (before, now))
             if was != value:
@@ -222,6 +223,11 @@ def adapters_hash(adapters: Adapters) -> str:
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     digest.update(json.dumps({name: module.scale for name, module in sorted(adapters.modules.items())}).encode())
     return digest.hexdigest()
+
+
+def run_id(text: str) -> int:
+    """64 bits of a SHA-256: a run by its name, or by the fingerprints of all that it is computed from."""
+    return int(sha256(text)[:16], 16)
 
 
 def sha256(text: str) -> str:

@@ -20,6 +20,7 @@ RENAMED = {"rule": "upload"}
 
 def modern(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's tables with every key where it is now. Raises: ConfigError for a key given twice."""
+    recipe = _first_round(recipe)
     method, values = recipe.get("method"), recipe.get("values", {})
     if not isinstance(method, Mapping) or not isinstance(values, Mapping):
         return dict(recipe)
@@ -35,6 +36,17 @@ def modern(recipe: Mapping[str, Any]) -> dict[str, Any]:
             now[key] = value
     now = _faithful(now)
     return {**recipe, "method": now, **({"values": {**values, **moved}} if moved else {})}
+
+
+def _first_round(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`join` counted rounds from 0."""
+    federation = recipe.get("federation")
+    if not isinstance(federation, Mapping) or not isinstance(join := federation.get("join"), Mapping):
+        return recipe
+    _note("federation.join", "federation.first_round, and counts from 1", "first_round" in federation)
+    rest = {key: value for key, value in federation.items() if key != "join"}
+    first = {client: number + 1 if isinstance(number, int) else number for client, number in join.items()}
+    return {**recipe, "federation": {**rest, "first_round": first}}
 
 
 def _faithful(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class FederationConfig:
         "fixed", "so many clients, or each by itself (as many on average)", choices=("fixed", "poisson")
     )
     drop: float = setting(0.0, "probability that a client drops out in mid-round", low=0, below=1)
-    join: dict[str, int] = setting(doc="client -> first round in which it takes part", factory=dict, low=0)  # noqa: RUF009
+    first_round: dict[str, int] = setting(doc="client -> the round in which it joins, from 1", factory=dict, low=1)  # noqa: RUF009
     weights: str = setting("uniform", "weights p_k of the clients", choices=("uniform", "examples"))
     ranks: tuple[int, ...] = setting((), "tiers of rank: client i has the i-th, again from the front at the end", low=1)
     rank_of: dict[str, int] = setting(doc="client -> rank of its own", factory=dict, low=1)  # noqa: RUF009

@@ -157,7 +157,7 @@ class Payload:
     """One message.
 
     kind: "state" replaces what the receiver holds, "change" is added to it. version: of the global adapters after a
-    broadcast is applied, or that an upload was trained from. run: the run it belongs to (its seed); others refuse it.
+    broadcast is applied, or that an upload was trained from. run: the id of its run; others refuse it.
     """
 
     kind: str

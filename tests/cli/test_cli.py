@@ -125,7 +125,7 @@ BAD = {
     "no such CUDA device": (["run", "--set", "run.device=cuda:99"], "run.device"),
     "no such target": (["run", "--set", "lora.targets=['q_porj']"], "lora.targets"),
     "rank too large": (["run", "--set", "lora.rank=100000"], "lora.rank"),
-    "no such client": (["run", "--set", "federation.join.nobody=1"], "federation.join.nobody"),
+    "no such client": (["run", "--set", "federation.first_round.nobody=1"], "federation.first_round.nobody"),
     "sequence too short": (["run", "--set", "data.max_length=8"], "data.max_length"),
 }
 

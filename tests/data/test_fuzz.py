@@ -108,7 +108,7 @@ def test_every_file_is_found_or_listed_or_refused(names):
 
 KEYS = st.sampled_from(
     ["data.source", "data.clients", "data.count", "train.learning_rate",
-     "federation.join", "method.name", "lora.ranks", "no.such"]
+     "federation.first_round", "method.name", "lora.ranks", "no.such"]
 )  # fmt: skip
 SECTIONS = st.sampled_from([*Recipe.__dataclass_fields__]) | LETTERS
 FIELDS = st.dictionaries(st.sampled_from(["source", "rank", "count", "name"]) | LETTERS, VALUES, max_size=3)

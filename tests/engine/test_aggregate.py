@@ -30,7 +30,7 @@ def server() -> Server:
         name: LowRank(torch.randn(rows, 4, generator=g) * 0.01, torch.randn(4, columns, generator=g) * 0.1, 2.0)
         for name, (rows, columns) in MODULES.items()
     }
-    return begin(Adapters(modules, {"head": torch.randn(3, 5, generator=g)}), run=7)
+    return begin(Adapters(modules, {"head": torch.randn(3, 5, generator=g)}), seed=7, run=7)
 
 
 def uploads(to: Server, parts: frozenset[str], clients: int) -> list[Upload]:

@@ -188,7 +188,7 @@ def test_what_was_sent_counts_whether_it_arrived_or_not_and_a_round_sat_out_does
         return replace(reply, blobs=(b"lost",)) if (node, request.round) == (12, 1) else reply
 
     transport.spoil = spoil
-    asked = wanted(recipe, kind, federation={"join": {"gamma": 2}})
+    asked = wanted(recipe, kind, federation={"first_round": {"gamma": 3}})
     summary, _, _ = run(asked, tmp_path / "run", transport, quorum=1)
     costs = {"alpha": COST[kind](4), "beta": COST[kind](4), "gamma": COST[kind](2)}
     assert summary["privacy"]["clients"] == costs
@@ -290,7 +290,8 @@ def test_the_budget_ends_the_run_before_the_round_too_many_and_a_resume_does_not
 @pytest.mark.parametrize("kind", OF_SITES)
 def test_a_site_whose_budget_is_spent_is_left_out_and_the_others_go_on(recipe, sites, tmp_path, kind):
     """Gamma joins late and so can go on when the others have spent theirs."""
-    asked = wanted(recipe, kind, {"budget": budget_after(kind, 2)}, federation={"rounds": 9, "join": {"gamma": 1}})
+    late = {"rounds": 9, "first_round": {"gamma": 2}}
+    asked = wanted(recipe, kind, {"budget": budget_after(kind, 2)}, federation=late)
     summary, told, _ = run(asked, tmp_path / "run", local(sites), quorum=1)
     lines = [line for line in RunDirectory(tmp_path / "run").lines() if "client" in line]
     counted = Counter(line["client"] for line in lines if line["status"] == "counted")

@@ -107,7 +107,7 @@ def test_everything_that_leaves_is_in_the_log(recipe, sites, tmp_path):
 
     def note(node, request, reply):
         if node == 12:
-            left.append((request.task, request.round, [hashlib.sha256(blob).hexdigest() for blob in reply.blobs]))
+            left.append((request.task, request.round + 1, [hashlib.sha256(blob).hexdigest() for blob in reply.blobs]))
         return reply
 
     transport.spoil = note

@@ -183,5 +183,5 @@ def test_a_run_over_processes_is_the_simulation_s(recipe, straight_quick, sites,
                 os.kill(process, signal.SIGKILL)
     assert adapter == straight_quick.adapter
     lines = [json.loads(text) for text in (sites["beta"] / "audit.jsonl").read_text().splitlines()]
-    assert [line["round"] for line in lines if line["task"] == "round"] == [0, 1, 2, 3]
+    assert [line["round"] for line in lines if line["task"] == "round"] == [1, 2, 3, 4]
     assert all(line["bytes"] > 100 and len(line["sha256"]) == 1 for line in lines if line["task"] == "round")

@@ -133,7 +133,7 @@ class Federation:
         return [json.loads(text) for text in texts if text.endswith("\n")]
 
     def counted(self, run: Path) -> int:
-        return max((line["round"] + 1 for line in self.lines(run) if line.get("status") == "counted"), default=0)
+        return max((line["round"] for line in self.lines(run) if line.get("status") == "counted"), default=0)
 
     def statuses(self, run: Path, name: str) -> list[str]:
         """What became of a site's uploads, in the order of metrics.jsonl."""

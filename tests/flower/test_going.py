@@ -47,7 +47,7 @@ class Flower:
         return self.told
 
     def counted(self, rounds: int) -> None:
-        lines = [{"round": number, "client": "a", "status": "counted"} for number in range(rounds)]
+        lines = [{"round": number + 1, "client": "a", "status": "counted"} for number in range(rounds)]
         (self.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -106,10 +106,10 @@ def by_the_engine(method, count, weights="uniform", noise=None, **config):
 
     config = FederationConfig(weights=weights, **config)
     federated = rounds.Federation(
-        method=method, config=config, clients=clients, seed=SEED, noise=noise, examples=examples, train=train
+        method=method, config=config, clients=clients, seed=SEED, run=1, noise=noise, examples=examples, train=train
     )
     adapters = layout.adapters(tensors_of(initial()))
-    state = start(begin(layout.zeros, SEED, adapters), (client.name for client in federated.clients))
+    state = start(begin(layout.zeros, SEED, 1, adapters), (client.name for client in federated.clients))
     for _ in range(count):
         state = rounds.play(federated, state, lambda line: None)
     return state.server.adapters

@@ -27,6 +27,9 @@ from thinwire.storage.state import State, start
 from thinwire.training import Job, TrainingResult
 from thinwire.values import ValuesConfig
 
+RUN = 1234
+"""The id of every run here, which is no seed."""
+
 MODULES = {  # name: (O, r, I)
     "layer.0.query": (12, 4, 10),
     "layer.0.up": (20, 2, 8),  # a rank of its own
@@ -129,7 +132,13 @@ def federation(
     owners = [Client(f"client-{index}", index, index + 2) for index in range(clients)]
     held = {owner.name: examples(data[owner.index] if data else owner.index, owner.examples) for owner in owners}
     return Federation(
-        method=method, config=FederationConfig(**config), clients=owners, seed=seed, examples=held, train=train
+        method=method,
+        config=FederationConfig(**config),
+        clients=owners,
+        seed=seed,
+        run=RUN,
+        examples=held,
+        train=train,
     )
 
 
@@ -143,14 +152,14 @@ def send(
     noise: Noise | None = None,
 ) -> Sending:
     """What a client sends that trained these adapters."""
-    side = ClientSide(method=method, client=client, examples=(), train=learn, seed=ctx.seed, noise=noise)
+    side = ClientSide(method=method, client=client, examples=(), train=learn, seed=ctx.seed, run=RUN, noise=noise)
     return engine.send(side, state, Work(plan, TrainingResult(trained, 0.0, (), 0, 0, 0.0, {})), ctx)
 
 
 def first(federated: Federation, initial: Adapters | None = None) -> State:
-    """The state before round 0."""
+    """The state before the first round."""
     clients = (client.name for client in federated.clients)
-    return start(begin(start_adapters(), federated.seed, initial), clients)
+    return start(begin(start_adapters(), federated.seed, federated.run, initial), clients)
 
 
 def rounds(federated: Federation, count: int, state: State | None = None) -> tuple[State, list[Line]]:

@@ -17,7 +17,7 @@ from thinwire.storage import checkpoint
 from thinwire.storage.state import State
 from thinwire.wire import unpack
 
-BUSY = {"clients_per_round": 3, "drop": 0.3, "join": {"client-4": 2}, "weights": "examples"}
+BUSY = {"clients_per_round": 3, "drop": 0.3, "first_round": {"client-4": 3}, "weights": "examples"}
 
 
 @cache
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_the_straight_run(method, tmp_path: Path):
     straight, lines = rounds(federated, 4)
     half, early = rounds(federated, 2)
     checkpoint.save(half, tmp_path)
-    loaded, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed)
+    loaded, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed, federated.run)
     assert problems == []
     assert bits(loaded) == bits(half)
     resumed, late = rounds(federated, 2, loaded)

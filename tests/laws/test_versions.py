@@ -20,7 +20,7 @@ ANYONE, NOW = Client("anyone", 0, 1), Context(5, 7)
 
 @cache
 def history(method, other_start=False, count=4):
-    """States before round 0..count, and every broadcast by the version it leads to (before any is forgotten)."""
+    """States before rounds 1 to `count`, and every broadcast by the version it leads to (before any is forgotten)."""
     begun, key = start_adapters(), ("norm.weight", "extra")
     initial = begun.add({key: -begun[key]}) if other_start else None
     federated = federation(method, 3)
@@ -60,7 +60,7 @@ def test_the_smaller_way_is_sent(broadcasting):
 
 def test_everyone_who_takes_part_holds_the_servers_adapters(broadcasting):
     """Every client decodes its own messages for real; nobody leans on the simulation's shared copy."""
-    federated = federation(broadcasting, 5, clients_per_round=3, drop=0.3, join={"client-4": 3})
+    federated = federation(broadcasting, 5, clients_per_round=3, drop=0.3, first_round={"client-4": 4})
     state = first(federated)
     held = {client.name: (state.server.start, None) for client in federated.clients}
     late = []
@@ -112,8 +112,8 @@ def test_a_round_that_everyone_leaves_changes_nothing(method):
 
 
 def test_a_late_joiner_takes_no_part_before_its_round(method):
-    _, lines = rounds(federation(method, 3, join={"client-1": 2}), 4)
-    assert [line["round"] for line in lines if line["client"] == "client-1"] == [2, 3]
+    _, lines = rounds(federation(method, 3, first_round={"client-1": 3}), 4)
+    assert [line["round"] for line in lines if line["client"] == "client-1"] == [3, 4]
 
 
 def test_messages_out_of_order_are_refused(broadcasting):

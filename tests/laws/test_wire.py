@@ -11,7 +11,7 @@ from thinwire.wire import pack, unpack
 
 
 def test_every_payload_survives_pack_and_unpack(travelling, packed):
-    rounds(federation(travelling, 4, weights="examples", join={"client-3": 1}), 3)
+    rounds(federation(travelling, 4, weights="examples", first_round={"client-3": 2}), 3)
     assert len(packed) > 10
     for payload, blob in packed:
         back = unpack(blob)

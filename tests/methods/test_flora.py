@@ -95,7 +95,7 @@ def test_an_adapter_to_continue_is_what_everyone_trains_on():
     given = start_adapters()
     given = given.put({(name, "b"): seeded(3, height, rank) for name, (height, rank, _) in MODULES.items()})
     made = federation(("flora", EXACT), 2)
-    state = start_of(begin(start_adapters(), made.seed, given), (client.name for client in made.clients))
+    state = start_of(begin(start_adapters(), made.seed, made.run, given), (client.name for client in made.clients))
     seen = watched(made, state)
     for name in MODULES:
         for plan in seen.plans.values():

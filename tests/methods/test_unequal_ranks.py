@@ -105,7 +105,7 @@ def test_a_resumed_run_of_unequal_clients_is_the_straight_run(name, fields, tmp_
     straight, lines = rounds(made, 4)
     half, early = rounds(made, 2)
     checkpoint.save(half, tmp_path)
-    loaded, problems = checkpoint.load(tmp_path, start_adapters(), made.seed)
+    loaded, problems = checkpoint.load(tmp_path, start_adapters(), made.seed, made.run)
     assert problems == []
     resumed, late = rounds(made, 2, loaded)
     assert bits(resumed.server) == bits(straight.server)

@@ -131,7 +131,7 @@ LARGE = {"q": (300, 8, 200), "up": (500, 8, 100)}
 
 def large_server(seed: int = 3):
     modules = {name: LowRank(torch.zeros(h, r), uniform(derive(seed, name), r, w)) for name, (h, r, w) in LARGE.items()}
-    return begin(Adapters(modules, {"head": torch.zeros(40, 50)}), run=7)
+    return begin(Adapters(modules, {"head": torch.zeros(40, 50)}), seed=7, run=7)
 
 
 def silent(server, client: str) -> Upload:
@@ -197,12 +197,12 @@ def test_no_bit_depends_on_arrival_weights_or_threads(case):
 @pytest.mark.parametrize("place", ["sum", "upload"])
 @CASES
 def test_a_resumed_run_is_the_straight_run(case, place, tmp_path):
-    busy = {"clients_per_round": 3, "sampling": "poisson", "drop": 0.3, "join": {"client-4": 2}}
+    busy = {"clients_per_round": 3, "sampling": "poisson", "drop": 0.3, "first_round": {"client-4": 3}}
     federated = with_noise(federation(case, 5, **busy), place)
     straight, lines = rounds(federated, 4)
     half, early = rounds(federated, 2)
     checkpoint.save(half, tmp_path)
-    loaded, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed)
+    loaded, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed, federated.run)
     assert problems == []
     resumed, late = rounds(federated, 2, loaded)
     assert everything(resumed) == everything(straight)

@@ -59,7 +59,7 @@ def test_the_figures_are_the_same_everywhere_and_a_stop_changes_no_bit(
     done = perform(wanted, tmp_path / "straight")
     told = done.summary["privacy"]
     lines = [line for line in done.directory.lines() if "epsilon" in line]
-    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert [line["epsilon"] for line in lines] == done.notes.costs
     assert lines[-1]["epsilon"] == told["epsilon"]
     assert lines[-1]["delta"] == told["delta"] == privacy["delta"]
@@ -85,7 +85,7 @@ def test_the_budget_ends_the_run_and_what_is_done_is_kept(recipe, tmp_path):
     assert done.notes.warnings == [f"stopped after round 2: {done.summary['privacy']['stopped']}"]
     assert done.adapter
     alone = [line for line in done.directory.alone.lines() if "client" in line]
-    assert {line["round"] for line in alone} == {0, 1}, "specialists are trained as long"
+    assert {line["round"] for line in alone} == {1, 2}, "specialists are trained as long"
     assert not [line for line in done.directory.alone.lines() if "epsilon" in line]
     longer = again(tmp_path / "run", 9)
     assert longer.summary["rounds"] == 2

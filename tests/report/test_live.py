@@ -23,7 +23,8 @@ def shown(clients: int, troubled: int, rounds: int = 1) -> list[str]:
         for index in range(clients):
             gone = index < troubled
             status = "dropped out" if gone else "counted"
-            live.line({"round": number, "client": f"client-{index}", "loss": None if gone else 1.0, "status": status})
+            loss = None if gone else 1.0
+            live.line({"round": number + 1, "client": f"client-{index}", "loss": loss, "status": status})
         live.round(SimpleNamespace(round=number + 1, totals=Totals()))
     return console.file.getvalue().splitlines()
 
@@ -52,7 +53,7 @@ def test_names_and_losses_are_no_markup():
     with progress_bar(console) as progress:
         live = Live(console, progress)
         live.phase("[/red] FedSRD", 1)
-        live.line({"round": 0, "client": "[/bold] ward [x] :cat:\\", "loss": 1.0, "status": "refused: [/oops]"})
+        live.line({"round": 1, "client": "[/bold] ward [x] :cat:\\", "loss": 1.0, "status": "refused: [/oops]"})
         live.round(SimpleNamespace(round=1, totals=Totals()))
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "[/oops]" in plain

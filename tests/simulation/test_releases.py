@@ -57,7 +57,7 @@ def ledger(federated: Federation, rounds: int, **more) -> Ledger:
         ("sum", {}, ADD_OR_REMOVE),
         ("sum", {"clients_per_round": 4}, ADD_OR_REMOVE),
         ("sum", {"clients_per_round": 2}, REPLACE),
-        ("sum", {"clients_per_round": 3, "join": {"client-0": 3}}, REPLACE),
+        ("sum", {"clients_per_round": 3, "first_round": {"client-0": 4}}, REPLACE),
         ("sum", {"clients_per_round": 2, "sampling": "poisson"}, ADD_OR_REMOVE),
         ("upload", {"clients_per_round": 2, "sampling": "poisson"}, REPLACE),
         ("gradient", {"clients_per_round": 2}, ADD_OR_REMOVE),
@@ -69,7 +69,7 @@ def test_neighbours_are_those_of_the_sampler_in_use(place, config, relation):
 
 def test_the_sum_counts_every_round_at_its_own_rate():
     """Two of three until client-0 joins in round 2, then two of four."""
-    book = ledger(federated("sum", clients_per_round=2, sampling="poisson", join={"client-0": 2}), 5)
+    book = ledger(federated("sum", clients_per_round=2, sampling="poisson", first_round={"client-0": 3}), 5)
     assert counted(book.releases) == {"": {(2, 3): 2, (2, 4): 3}}
     assert book.epsilon == epsilon({(2, 3): 2, (2, 4): 3}, 2.0, 1e-5, ADD_OR_REMOVE)
 

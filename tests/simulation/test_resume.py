@@ -6,13 +6,17 @@ import builtins
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 
 from tests.simulation.conftest import ROUNDS, perform, resumed, timeless
+from thinwire.session.loaded import open_session
+from thinwire.session.opened import method_of
 from thinwire.settings import ConfigError
+from thinwire.simulation.federated import federated
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
 
@@ -142,7 +146,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(damage, h
     assert done.adapter == straight_quick.adapter
     (warning,) = done.notes.warnings
     assert "000002" in warning
-    assert "continuing from round 1" in warning
+    assert "continuing from round 2" in warning
     if damage == "newer format":
         assert f"format 99, this version reads {checkpoint.FORMAT}" in warning
 
@@ -212,7 +216,7 @@ def test_what_an_optimizer_knew_is_resumed_too(recipe, tmp_path):
 
 
 def test_a_run_with_drop_outs_resumes_exactly(recipe, tmp_path, monkeypatch):
-    config = {"rounds": 4, "drop": 0.4, "join": {"gamma": 2}, "clients_per_round": 2}
+    config = {"rounds": 4, "drop": 0.4, "first_round": {"gamma": 3}, "clients_per_round": 2}
     made = recipe(federation=config, run={"references": False}, method={"name": "fedit"})
     want = perform(made, tmp_path / "straight")
     with monkeypatch.context() as patch:
@@ -244,3 +248,16 @@ def test_a_checkpoint_holds_no_pickle(half):
     for path in (half / "checkpoint").rglob("*"):
         assert path.is_dir() or path.name == "manifest.json" or path.suffix == ".safetensors"
     assert builtins.open is open
+
+
+def test_runs_of_one_seed_have_ids_of_their_own(recipe):
+    """The id follows from all that a round is computed from, so more rounds are the same run."""
+    session = open_session(recipe())
+
+    def run_of(**changes):
+        ours = recipe(**changes)
+        return federated(replace(session, recipe=ours), method_of(ours)).run
+
+    first = run_of()
+    assert first == run_of(federation={"rounds": 2 * ROUNDS}, train={"horizon": ROUNDS})
+    assert first not in (session.recipe.run.seed, run_of(train={"learning_rate": 0.5}), run_of(run={"seed": 99}))

@@ -54,7 +54,8 @@ def test_the_environment_is_written(straight):
 
 def test_one_line_a_round_and_client(straight):
     lines = [line for line in straight.directory.lines() if "client" in line]
-    assert [(line["round"], line["client"]) for line in lines] == [(n, name) for n in range(ROUNDS) for name in OWNERS]
+    played = [(n, name) for n in range(1, ROUNDS + 1) for name in OWNERS]
+    assert [(line["round"], line["client"]) for line in lines] == played
     for line in lines:
         assert set(line) == KEYS
         assert line["status"] == "counted"
@@ -67,7 +68,7 @@ def test_one_line_a_round_and_client(straight):
 
 def test_one_evaluation_a_round(straight):
     lines = [line for line in straight.directory.lines() if "evaluation" in line]
-    assert [line["round"] for line in lines] == list(range(ROUNDS))
+    assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
     for line in lines:
         assert set(line["evaluation"]) == set(OWNERS)
         assert line["loss"] == pytest.approx(sum(line["evaluation"].values()) / 3)
@@ -206,12 +207,12 @@ def test_references_change_nothing(straight, straight_quick):
 
 
 def test_drop_outs_and_late_joiners_count(recipe, tmp_path):
-    config = {"drop": 0.4, "join": {"gamma": 2}, "clients_per_round": 2}
+    config = {"drop": 0.4, "first_round": {"gamma": 3}, "clients_per_round": 2}
     done = perform(recipe(federation={"rounds": 5, **config}, run={"references": False}), tmp_path / "run")
     lines = [line for line in done.directory.lines() if "client" in line]
     assert {line["status"] for line in lines} == {"counted", "dropped out"}
-    assert min(line["round"] for line in lines if line["client"] == "gamma") >= 2
-    assert all(len([line for line in lines if line["round"] == number]) == 2 for number in range(5))
+    assert min(line["round"] for line in lines if line["client"] == "gamma") >= 3
+    assert all(len([line for line in lines if line["round"] == number]) == 2 for number in range(1, 6))
     gone = [line for line in lines if line["status"] == "dropped out"]
     assert all(line["bytes_up"] == 0 and line["loss"] is None and line["bytes_down"] > 0 for line in gone)
     assert done.summary["bytes_up"] == sum(line["bytes_up"] for line in lines)

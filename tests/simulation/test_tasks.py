@@ -92,7 +92,7 @@ def test_evaluations_on_the_way_have_every_metric_by_domain_and_client(done):
 
 
 def test_the_head_does_not_travel_at_the_start_and_is_trained(classes, done):
-    first = [line for line in done.directory.lines() if line["round"] == 0 and "client" in line]
+    first = [line for line in done.directory.lines() if line["round"] == 1 and "client" in line]
     assert max(line["bytes_down"] for line in first) < 300
     session = open_session(recipe(classes))
     assert set(session.start.extras) == {"score.weight"}
@@ -157,7 +157,7 @@ def test_images_train_a_random_base_of_which_only_the_seed_travels(tmp_path):
     }
     done = perform(checked(from_dict(table)), tmp_path / "run")
     assert done.summary["loss"]["bars"]["after"] < done.summary["loss"]["bars"]["before"]
-    first = [line for line in done.directory.lines() if line["round"] == 0 and "client" in line]
+    first = [line for line in done.directory.lines() if line["round"] == 1 and "client" in line]
     assert max(line["bytes_down"] for line in first) < 300
     table["federation"]["rounds"] = 2
     table["train"]["horizon"] = 4

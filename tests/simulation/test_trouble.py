@@ -48,7 +48,7 @@ def test_a_client_that_diverges_is_refused_and_the_round_goes_on(quick, straight
     done = perform(quick, tmp_path / "run")
     lines = [line for line in done.directory.lines() if "client" in line]
     refused = [line for line in lines if line["status"] != "counted"]
-    assert [(line["round"], line["client"]) for line in refused] == [(n, "beta") for n in range(1, ROUNDS)]
+    assert [(line["round"], line["client"]) for line in refused] == [(n, "beta") for n in range(2, ROUNDS + 1)]
     assert {line["status"] for line in refused} == {"refused: the loss is not finite"}
     assert all(line["loss"] is None and line["bytes_up"] == 0 for line in refused)
     assert done.summary["rounds"] == ROUNDS
@@ -58,7 +58,7 @@ def test_a_client_that_diverges_is_refused_and_the_round_goes_on(quick, straight
 def test_when_all_are_refused_the_run_stops_and_the_last_checkpoint_stays(quick, straight_quick, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         diverging(patch, ("alpha", "beta", "gamma"), since=2)
-        with pytest.raises(AllUploadsRefused, match=r"round 2: .*alpha: the loss is not finite; beta: .*; gamma: "):
+        with pytest.raises(AllUploadsRefused, match=r"round 3: .*alpha: the loss is not finite; beta: .*; gamma: "):
             perform(quick, tmp_path / "run")
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoint")] == ["000001", "000002"]
     resumed(tmp_path / "run").same_as(straight_quick)

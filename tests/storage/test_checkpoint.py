@@ -17,7 +17,7 @@ def test_who_missed_a_broadcast_of_an_earlier_format_is_sent_the_state():
     tensors = {tuple(json.loads(text)): tensor for text, tensor in checkpoint.flatten(state).items()}
     assert len(state.server.broadcasts) > 1
     manifest = json.loads(json.dumps(checkpoint.describe(state)))
-    args = manifest, state.clients, state.server.start, state.server.run
+    args = manifest, state.clients, state.server.start, state.server.seed, state.server.run
     assert checkpoint.unflatten(tensors, *args).server.broadcasts == state.server.broadcasts
     for path, tensor in tensors.items():
         if path[0] == "log":

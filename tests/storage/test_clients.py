@@ -156,7 +156,7 @@ def test_both_kept_checkpoints_can_be_read(tmp_path):
     straight = [saved_rounds(federated, count, tmp_path / str(count)) for count in (7, 8)]
     older, newer = checkpoint.checkpoints(tmp_path / "8")
     for path, want in ((older, straight[0]), (newer, straight[1])):
-        got = checkpoint.read(path, start_adapters(), federated.seed)
+        got = checkpoint.read(path, start_adapters(), federated.seed, federated.run)
         assert everything(got) == everything(want)
 
 
@@ -165,7 +165,7 @@ def test_a_server_optimizer_resumes_exactly(optimizer, tmp_path):
     config = ServerConfig(optimizer=optimizer, learning_rate=0.1, momentum=0.9 if optimizer == "sgd" else 0.0)
     federated = replace(federation(("fedit", {}), 3), server=config)
     saved_rounds(federated, 2, tmp_path)
-    state, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed)
+    state, problems = checkpoint.load(tmp_path, start_adapters(), federated.seed, federated.run)
     assert (problems, bool(state.server.moments)) == ([], True)
     want, _ = rounds(federated, 4)
     assert everything(rounds(federated, 2, state)[0]) == everything(want)
@@ -189,7 +189,7 @@ def test_a_file_that_both_checkpoints_need_is_named_for_both(tmp_path):
     path = state.clients.saved[name].file
     path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=f"000004: client {name}: .*{path.name}.*; 000003: client {name}: "):
-        checkpoint.load(tmp_path, start_adapters(), federated.seed)
+        checkpoint.load(tmp_path, start_adapters(), federated.seed, federated.run)
 
 
 def crowd() -> Federation:
@@ -201,7 +201,7 @@ def play_on(folder: Path, until: int) -> State:
     """Continue from the last checkpoint of the folder, if it has one."""
     federated, state = crowd(), first(crowd())
     if checkpoint.checkpoints(folder):
-        state, problems = checkpoint.load(folder, start_adapters(), federated.seed)
+        state, problems = checkpoint.load(folder, start_adapters(), federated.seed, federated.run)
         assert problems == []
     while state.round < until:
         state = checkpoint.save(play(federated, state, lambda line: None), folder)

@@ -30,9 +30,17 @@ def test_an_empty_folder_is_free(tmp_path):
 
 def test_metrics_lose_what_a_crash_cut_and_what_is_played_again(tmp_path):
     directory = RunDirectory(tmp_path)
-    directory.append([{"round": 0, "loss": 1.5}, {"round": 1, "loss": math.nan}])
+    directory.append([{"round": 1, "loss": 1.5}, {"round": 2, "loss": math.nan}])
     with directory.metrics.open("a") as stream:
-        stream.write('{"round": 1, "los')
-    assert directory.lines() == [{"round": 0, "loss": 1.5}, {"round": 1, "loss": None}]
+        stream.write('{"round": 2, "los')
+    assert directory.lines() == [{"round": 1, "loss": 1.5}, {"round": 2, "loss": None}]
     directory.rewind(1)
-    assert directory.metrics.read_text() == '{"round": 0, "loss": 1.5}\n'
+    assert directory.metrics.read_text() == '{"round": 1, "loss": 1.5}\n'
+
+
+def test_metrics_that_count_rounds_from_0_are_put_right(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.append([{"round": number} for number in range(4)])
+    for _ in range(2):
+        directory.rewind(3)
+        assert [line["round"] for line in directory.lines()] == [1, 2, 3]

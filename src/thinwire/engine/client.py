@@ -23,13 +23,17 @@ from thinwire.randomness import derive
 
 @dataclass(frozen=True, kw_only=True)
 class ClientSide:
-    """A client with what does not change over a run. train: runs jobs; noise: the run's, wherever it is put."""
+    """A client with what does not change over a run. train: runs jobs; noise: the run's, wherever it is put.
+
+    seed: what its random choices derive from; run: the run that its uploads name.
+    """
 
     method: Method
     client: Client
     examples: Sequence[Any]
     train: Train
     seed: int
+    run: int
     steps_factor: int = 1
     noise: Noise | None = None
 
@@ -112,7 +116,7 @@ def send(side: ClientSide, state: ClientState, work: Work, ctx: Context) -> Send
     context = StepContext(work.plan.start, shown, ctx.seed_for("up", side.client.name))
     steps = (*method.up(side.client, ctx), *steps_up(method.values))
     leaves, residual = compress(change, steps, context, state.residual, method.feedback)
-    payload = Payload("change", state.version or 0, ctx.seed, leaves)
+    payload = Payload("change", state.version or 0, side.run, leaves)
     state = replace(state, optimizer=work.shared.optimizer)
     if method.personal:
         own = work.own.adapters if work.own else None

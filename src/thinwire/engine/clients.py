@@ -17,8 +17,8 @@ def clients_of(config: FederationConfig, sizes: Mapping[str, int], largest: int)
 
     Raises: ConfigError for a client that does not exist, a rank above `largest`, a capability that cannot be called.
     """
-    for field, table in (("rank_of", config.rank_of), ("density_of", config.density_of), ("join", config.join)):
-        if missing := sorted(set(table) - set(sizes)):
+    for field in ("rank_of", "density_of", "first_round"):
+        if missing := sorted(set(getattr(config, field)) - set(sizes)):
             names = listed(sorted(sizes))
             raise ConfigError(f"federation.{field}.{missing[0]}: no such client; allowed are {names}")
     plain = [Client(name, index, sizes[name]) for index, name in enumerate(sorted(sizes))]

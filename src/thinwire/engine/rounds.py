@@ -70,7 +70,7 @@ def sample(side: ServerSide, number: int) -> list[Client]:
 
 def joined(side: ServerSide, number: int) -> list[Client]:
     """The clients that may take part in a round."""
-    return [client for client in side.clients if side.config.join.get(client.name, 0) <= number]
+    return [client for client in side.clients if side.config.first_round.get(client.name, 1) <= number + 1]
 
 
 def expected_count(side: ServerSide, number: int) -> int:
@@ -102,7 +102,7 @@ def collect(
     try:
         server, outcome = aggregate(side.method, server, uploads, Context(number, side.seed), side.server, noised)
     except ValueError as error:
-        text = f"round {number}: the server's change is no good: {error}; a smaller learning rate may help"
+        text = f"round {number + 1}: the server's change is no good: {error}; a smaller learning rate may help"
         raise Diverged(text) from None
     return server, dict(outcome.refused)
 

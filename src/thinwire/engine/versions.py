@@ -20,10 +20,12 @@ class Server:
     """The global adapters of a version, what the seed gave (`start`), and the broadcasts that led here.
 
     broadcasts: what was sent to all, by the version it leads to (0: the first message); pruned once a state is smaller.
+    run: the run that its messages name; seed: what its random choices derive from.
     moments: the server optimizer's running means, by name.
     """
 
     run: int
+    seed: int
     start: Adapters
     adapters: Adapters
     version: int = 0
@@ -54,9 +56,9 @@ class Server:
         return 2 * sum(int(t.count_nonzero()) for t in values), 64 + sum(4 * t.numel() + 64 for t in values)
 
 
-def begin(start: Adapters, run: int, initial: Adapters | None = None) -> Server:
+def begin(start: Adapters, seed: int, run: int, initial: Adapters | None = None) -> Server:
     """A server at version 0. `start` follows from the seed on all sides; `initial`, an adapter to continue, travels."""
-    server = Server(run, start, initial or start)
+    server = Server(run, seed, start, initial or start)
     return replace(server, broadcasts={0: server.state})
 
 

@@ -22,7 +22,7 @@ def record(folder: Path, federation: str, reply: Reply, spent: Mapping[str, Any]
         "federation": federation,
         "run": reply.run,
         "task": reply.task,
-        "round": reply.round,
+        "round": reply.round + 1,
         "problem": reply.problem,
         "facts": dict(reply.facts),
         "privacy": dict(spent),

@@ -17,7 +17,7 @@ from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.privacy import Costs
 from thinwire.federation.replies import fault, number, scores_of
 from thinwire.federation.setup import Setup
-from thinwire.identity import adapters_hash, check_same
+from thinwire.identity import adapters_hash, check_same, run_id
 from thinwire.method import Client, Context
 from thinwire.privacy.ledger import BudgetSpent
 from thinwire.privacy.noise import Noise
@@ -162,7 +162,7 @@ class Coordinator:
             self.counted |= dict.fromkeys(accepted, state.round)
             self.state = replace(self.state, server=server, round=state.round + 1)
             if spent := self.costs.spent:
-                lines.append({"round": state.round, **spent})
+                lines.append({"round": state.round + 1, **spent})
         self.setup.directory.append(lines)
         return enough
 
@@ -171,8 +171,8 @@ class Coordinator:
         for word, words in MISSED.items():
             missed = reply.facts.get(word) if isinstance(reply, Reply) else None
             if isinstance(missed, int):
-                entry[word] = missed
-                self.note(f"round {entry['round'] + 1}: {entry['client']}: its upload of round {missed + 1} {words}")
+                entry[word] = missed + 1
+                self.note(f"round {entry['round']}: {entry['client']}: its upload of round {missed + 1} {words}")
 
     def _collected(
         self, asked: Mapping[int, Request], blobs: Mapping[str, bytes], number: int
@@ -236,7 +236,7 @@ class Coordinator:
         totals = self.state.totals.after((), down, self.state.server.version, {})
         self.state = replace(self.state, totals=totals)
         if any(request.task == "evaluate" for request in asked.values()):
-            self.evaluated.add(self.state.round - 1)
+            self.evaluated.add(self.state.round)
         return found
 
     def take_scores(self, asked: Mapping[int, Request], replies: Replies) -> dict[str, dict[str, Scores]]:
@@ -253,7 +253,7 @@ class Coordinator:
     def due(self) -> bool:
         """Whether the adapters of now are to be evaluated and were not yet."""
         every, done = self.setup.evaluate_every, self.state.round
-        return bool(every and done and done % every == 0 and done - 1 not in self.evaluated)
+        return bool(every and done and done % every == 0 and done not in self.evaluated)
 
     def evaluate(self, scores: Mapping[str, Mapping[str, Scores]]) -> Line | None:
         """The line of an evaluation, with the best round's adapter kept; None if nobody sent a score.
@@ -278,7 +278,7 @@ class Coordinator:
 
 
 def opened(setup: Setup, note: Callable[[str], None]) -> Coordinator:
-    """A coordinator where the run directory stands: at its newest usable checkpoint, or before round 0.
+    """A coordinator where the run directory stands: at its newest usable checkpoint, or before the first round.
 
     Raises: ConfigError if what the run is computed from has changed since the checkpoint.
     """
@@ -287,17 +287,17 @@ def opened(setup: Setup, note: Callable[[str], None]) -> Coordinator:
     if not identity.exists():
         write_json(identity, {"run": f"{setup.method.name}-{secrets.token_hex(8)}"})
     run = json.loads(identity.read_text())["run"]
-    state = start(begin(setup.start, setup.seed, setup.initial), ())
+    state = start(begin(setup.start, setup.seed, run_id(run), setup.initial), ())
     if checkpoint.checkpoints(directory.checkpoints):
         before, accepted = checkpoint.identity(directory.checkpoints), {*setup.accepted, *directory.accepted}
         for text in check_same(before, setup.fingerprints, accepted, str(directory.path)):
             note(text)
-        state, problems = checkpoint.load(directory.checkpoints, setup.start, setup.seed)
+        state, problems = checkpoint.load(directory.checkpoints, setup.start, setup.seed, run_id(run))
         for problem in problems:
             note(f"checkpoint {problem}; continuing from round {state.round + 1}")
     directory.rewind(state.round)
     lines = directory.lines()
-    counted = {entry["client"]: entry["round"] for entry in lines if entry.get("status") == "counted"}
+    counted = {entry["client"]: entry["round"] - 1 for entry in lines if entry.get("status") == "counted"}
     losses = {entry["round"]: entry["loss"] for entry in lines if "evaluation" in entry}
     if losses:
         best = min(losses, key=lambda number: (losses[number], number))

@@ -36,7 +36,7 @@ class Members:
     def clients(self) -> list[Client]:
         """All sites ever met, as the round loop knows them, within their own limits."""
         config, rank = self.setup.federation, self.setup.rank
-        tables = {name: getattr(config, name) for name in ("join", "rank_of", "density_of")}
+        tables = {name: getattr(config, name) for name in ("first_round", "rank_of", "density_of")}
         here: dict[str, Any] = {
             name: {k: v for k, v in table.items() if k in self.examples} for name, table in tables.items()
         }

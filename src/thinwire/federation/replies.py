@@ -20,7 +20,7 @@ def fault(reply: Reply, request: Request, site: str) -> str:
         ("site", site, reply.site),
         ("run", request.run, reply.run),
         ("task", request.task, reply.task),
-        ("round", request.round, reply.round),
+        ("round", request.round + 1, reply.round + 1),
     ):
         if mine != theirs:
             return f"its reply is of {what} {theirs!r}, asked was {mine!r}"

@@ -15,7 +15,7 @@ from thinwire.federation.messages import MessageError, Reply, Request
 from thinwire.federation.settings import Site
 from thinwire.federation.store import SiteState, Store, StoreError, store
 from thinwire.federation.visit import Visit
-from thinwire.identity import code_of
+from thinwire.identity import code_of, run_id
 from thinwire.method import Client, Context
 from thinwire.privacy.ledger import BudgetSpent, Release
 from thinwire.privacy.noise import Noise
@@ -88,7 +88,7 @@ class Trainers:
 
         def plan() -> list[Release]:
             numbers, place = range(recipe.federation.rounds), recipe.privacy.place
-            side = side_of(session, Client(self.site.name, 0, len(examples_of(self.site, session))))
+            side = side_of(session, Client(self.site.name, 0, len(examples_of(self.site, session))), request.run)
             return [privacy.release_of(side, recipe.train, place, number) for number in numbers]
 
         privacy.begin(kept, request.recipe, recipe.privacy, recipe.run.seed, plan)
@@ -157,11 +157,11 @@ def client_side(site: Site, session: Session, request: Request) -> ClientSide:
         raise MessageError(f"client: {error}") from None
     if client.name != site.name:
         raise MessageError(f"a message for {client.name!r}; this site is {site.name!r}")
-    return side_of(session, client)
+    return side_of(session, client, request.run)
 
 
-def side_of(session: Session, client: Client) -> ClientSide:
-    """A client with all the examples of a session that has one."""
+def side_of(session: Session, client: Client, run: str) -> ClientSide:
+    """A client of the run `run` with all the examples of a session that has one."""
     (examples,) = session.clients.values()
     return ClientSide(
         method=session.method(),
@@ -169,6 +169,7 @@ def side_of(session: Session, client: Client) -> ClientSide:
         examples=examples,
         train=session.trainer().train,
         seed=session.recipe.run.seed,
+        run=run_id(run),
         noise=session.noise,
     )
 

@@ -49,7 +49,7 @@ class Resident:
             if item is None:
                 return
             request, future = item
-            LOG.info("%s, run %s, round %d", request.task, request.run, request.round)
+            LOG.info("%s, run %s, round %d", request.task, request.run, request.round + 1)
             try:
                 future.set_result(trainers.answer(request))
             except Exception as error:  # told to the one who asked; the trainer goes on

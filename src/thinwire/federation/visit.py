@@ -48,8 +48,8 @@ class Visit:
         """
         request, saved = self.request, self.saved
         state = saved.settled(request.counted)
-        last, seed = (saved.held, saved.version), self.side.seed
-        held, version = receive(self.side.method, self.client, last, request.blobs, self.start, seed)
+        last, run = (saved.held, saved.version), self.side.run
+        held, version = receive(self.side.method, self.client, last, request.blobs, self.start, run)
         if version != request.version:
             raise MessageError(f"the blobs end at version {version}, the server is at {request.version}")
         return held, replace(state, version=version)
@@ -78,9 +78,10 @@ class Visit:
         adds = method.rule.linear and not method.feedback and not self.side.noise_on("sum")
         change = self._sent(held) if adds else {}
         if change or method.feedback:
-            LOG.warning("round %d: the upload did not count; it goes out with round %d", number, self.request.round)
+            words = "round %d: the upload did not count; it goes out with round %d"
+            LOG.warning(words, number + 1, self.request.round + 1)
             return change, {"late": number}
-        LOG.error("round %d: the upload did not count; it is discarded", number)
+        LOG.error("round %d: the upload did not count; it is discarded", number + 1)
         return {}, {"discarded": number}
 
     def _sent(self, held: Adapters) -> Change:

@@ -134,7 +134,7 @@ def progress(path: Path) -> dict[str, Any]:
     counted = [line for line in lines if line.get("status") == "counted"]
     return {
         "run": str(path),
-        "round": max((line["round"] + 1 for line in counted), default=0),
+        "round": max((line["round"] for line in counted), default=0),
         "rounds": recipe.federation.rounds,
         "loss": next((line["loss"] for line in reversed(lines) if "evaluation" in line), None),
         "epsilon": next((line["epsilon"] for line in reversed(lines) if "epsilon" in line), None),

@@ -24,6 +24,7 @@ from thinwire.federation.visit import Visit
 from thinwire.flower import records
 from thinwire.flower.arrays import Layout, tensors_of
 from thinwire.flower.grid import SCORING
+from thinwire.identity import run_id
 from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import BudgetSpent, Release
@@ -98,7 +99,8 @@ class Node:
         def train(jobs: Sequence[Job]) -> list[TrainingResult]:
             return [self.train(job, layout) for job in jobs]
 
-        side = ClientSide(method=self.method, client=client, examples=(), train=train, seed=recipe["seed"])
+        seed, run = recipe["seed"], run_id(request.run)
+        side = ClientSide(method=self.method, client=client, examples=(), train=train, seed=seed, run=run)
         under_noise = None
         if ledger is not None:
             release, noisy = Release(request.round, 1, 1), lambda noise: replace(side, noise=noise)

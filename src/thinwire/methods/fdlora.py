@@ -37,7 +37,7 @@ class FDLoRA(Method):
     outer_rate: float = setting(0.7, "learning rate of the server's momentum step", above=0)
     outer_momentum: float = setting(0.5, "the server's Nesterov momentum", low=0, below=1)
     period: int = setting(5, "rounds after which the personal adapter starts from the global one", low=1)
-    stage_one: int = setting(1, "length of stage 1 (round 0), in multiples of a round's steps", low=1)
+    stage_one: int = setting(1, "length of stage 1 (the first round), in multiples of a round's steps", low=1)
     evaluations: int = setting(24, "fusion: evaluations of the loss", low=1)
     examples: int = setting(16, "fusion: examples on which the loss is taken", low=1)
     penalty: float = setting(0.05, "fusion: added per unit of |w1| + |w2|", low=0)

@@ -34,7 +34,7 @@ class OrientedModule:
 class ProjectedMean(Rule):
     """The change of the mean product, projected on one factor while the other is fixed, in turn.
 
-    first: the factor updated in round 0. damping: of the solve, 0: none; None: as much as bounds its step.
+    first: the factor updated in the first round. damping: of the solve, 0: none; None: as much as bounds its step.
     """
 
     first: str
@@ -105,7 +105,7 @@ class FedSRDe(Method):
     title: ClassVar[str] = "FedSRD-e (no SVD)"
     paper: ClassVar[str] = "doi:10.1145/3774904.3792144"
 
-    first: str = setting("b", "factor updated in round 0", choices=("a", "b"))
+    first: str = setting("b", "factor updated in the first round", choices=("a", "b"))
     base_rate: float = setting(0.85, "upload: drop rate, the smallest one under upload kurtosis", low=0, below=1)
     upload: str = setting("budget", "upload mask; kurtosis: of each tensor by itself", choices=("kurtosis", "budget"))
     rise: float = setting(0.1, "upload kurtosis: rate added per unit of log kurtosis", low=0)

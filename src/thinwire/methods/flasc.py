@@ -102,8 +102,8 @@ class FLASC(Method):
     freeze_a: bool = setting(False, "train B and extras only")
     local: str = setting(
         "dense",
-        "local training; sparse: only entries that were sent; fixed: only those of one mask, chosen after round 0; "
-        "with both, round 0 is dense but for clients with a density of their own",
+        "local training; sparse: only entries that were sent; fixed: only those of one mask, chosen after round 1; "
+        "with both, round 1 is dense but for clients with a density of their own",
         choices=("dense", "sparse", "fixed"),
     )
     rows: str = setting("first", "which rows a client of lower rank holds", choices=("first", "largest"))
@@ -135,7 +135,7 @@ class FLASC(Method):
         return Sparse(self)
 
     def density(self, given: float, client: Client, ctx: Context) -> float:
-        """A client's own density, or the method's; round 0 is dense where local training is sparse from round 1 on."""
+        """A client's own density, or the method's; round 1 is dense where local training is sparse later."""
         if client.density is not None:
             return self.decayed(client.density, ctx)
         return 1.0 if self.local != "dense" and ctx.round == 0 else self.decayed(given, ctx)

@@ -86,7 +86,7 @@ class Live:
         if line["status"] != "counted":
             self.troubles += 1
             if self.troubles <= SHOWN:
-                self.warn(f"round {line['round'] + 1}: {line['client']} {line['status']}")
+                self.warn(f"round {line['round']}: {line['client']} {line['status']}")
 
     def spent(self, epsilon: float, delta: float) -> None:
         self.privacy = f"  epsilon {epsilon:.3g} (delta {delta:.0e})"

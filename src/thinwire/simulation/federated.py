@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from thinwire.engine.clients import clients_of
+from thinwire.identity import run_id
 from thinwire.method import Method
 from thinwire.session.loaded import Session
 from thinwire.simulation.reference import shares
@@ -19,6 +22,7 @@ def federated(session: Session, method: Method) -> Federation:
         config=share.config,
         clients=clients_of(share.config, sizes, recipe.lora.rank),
         seed=recipe.run.seed,
+        run=run_id(json.dumps(session.identity, sort_keys=True)),
         server=recipe.server,
         noise=session.noise,
         examples=share.examples,

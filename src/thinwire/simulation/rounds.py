@@ -22,6 +22,7 @@ class Federation(ServerSide):
 
     examples: Mapping[str, Sequence[Example]]
     train: Train
+    run: int
     steps_factor: int = 1
 
     def side(self, client: Client) -> ClientSide:
@@ -32,6 +33,7 @@ class Federation(ServerSide):
             examples=self.examples[client.name],
             train=self.train,
             seed=self.seed,
+            run=self.run,
             steps_factor=self.steps_factor,
             noise=self.noise,
         )
@@ -62,7 +64,7 @@ def play(federation: Federation, state: State, record: Callable[[Line], None]) -
         record(line(name, ctx.round, sizes[name], answers.get(name), refused.get(name)))
     if refused and len(refused) == len(present):
         reasons = listed((f"{name}: {reason}" for name, reason in refused.items()), 5, "; ")
-        raise AllUploadsRefused(f"round {ctx.round}: no upload could be used; {reasons}")
+        raise AllUploadsRefused(f"round {ctx.round + 1}: no upload could be used; {reasons}")
     states |= {name: sending.lost if name in refused else sending.counted for name, sending in sendings.items()}
     return replace(
         state,

@@ -130,7 +130,7 @@ def play_all(session: Session, method: Method, directory: RunDirectory, watcher:
         if ledger:
             ledger = ledger.add(releases)
             spent = {"epsilon": ledger.epsilon, "delta": ledger.delta}
-            more.append({"round": state.round - 1, **spent})
+            more.append({"round": state.round, **spent})
             watcher.spent(**spent)
         directory.append(lines + more)
         state = checkpoint.save(state, directory.checkpoints, session.identity)
@@ -158,13 +158,13 @@ def keep(lines: list[Line], watcher: Watcher) -> Callable[[Line], None]:
 
 
 def first_state(session: Session, federation: Federation, directory: RunDirectory, watcher: Watcher) -> State:
-    """The newest usable checkpoint, or the state before round 0; the metrics are rewound to it."""
-    seed = session.recipe.run.seed
-    state = start(begin(session.start, seed, session.initial), (client.name for client in federation.clients))
+    """The newest usable checkpoint, or the state before the first round; the metrics are rewound to it."""
+    seed, run = federation.seed, federation.run
+    state = start(begin(session.start, seed, run, session.initial), (client.name for client in federation.clients))
     if checkpoint.checkpoints(directory.checkpoints):
-        state, problems = checkpoint.load(directory.checkpoints, session.start, seed)
+        state, problems = checkpoint.load(directory.checkpoints, session.start, seed, run)
         for problem in problems:
-            watcher.warn(f"checkpoint {problem}; continuing from round {state.round}")
+            watcher.warn(f"checkpoint {problem}; continuing from round {state.round + 1}")
         state = replace(state, clients=state.clients.of(client.name for client in federation.clients))
     directory.rewind(state.round)
     return state

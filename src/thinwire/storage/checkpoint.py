@@ -81,12 +81,15 @@ def client_files(path: Path) -> Iterator[str]:
     yield from (f"{client['sha256']}{SUFFIX}" for client in clients if client["sha256"])
 
 
-def load(folder: Path, start: Adapters, run: int) -> tuple[State, list[str]]:
-    """The newest whole checkpoint, and why newer ones were passed over. Raises: CheckpointError if there is none."""
+def load(folder: Path, start: Adapters, seed: int, run: int | None = None) -> tuple[State, list[str]]:
+    """The newest whole checkpoint, and why newer ones were passed over. Raises: CheckpointError if there is none.
+
+    run: the id that the run has from now on; None: as it was.
+    """
     problems: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return read(path, start, run), problems
+            return read(path, start, seed, run), problems
         except Exception as error:  # any damage means: take the previous one
             problems.append(f"{path.name}: {error or type(error).__name__}")
     raise CheckpointError("; ".join(problems) or f"no checkpoint in {folder}")
@@ -107,7 +110,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def read(path: Path, start: Adapters, run: int) -> State:
+def read(path: Path, start: Adapters, seed: int, run: int | None) -> State:
     """The state of one checkpoint folder. Raises: ValueError for another format, OSError or ValueError for damage."""
     from safetensors.torch import load_file
 
@@ -117,7 +120,7 @@ def read(path: Path, start: Adapters, run: int) -> State:
     tensors = {tuple(json.loads(text)): tensor for text, tensor in load_file(path / SERVER).items()}
     clients = ClientStore(start, {name: saved(client, path) for name, client in manifest["clients"].items()})
     clients.verify()
-    return unflatten(tensors, manifest, clients, start, run)
+    return unflatten(tensors, manifest, clients, start, seed, run)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -138,6 +141,7 @@ def describe(state: State) -> dict[str, Any]:
     """The part of a state that is no tensor, and where its clients' are."""
     return {
         "format": FORMAT,
+        "run": state.server.run,
         "round": state.round,
         "version": state.server.version,
         "held_version": state.held_version,
@@ -146,8 +150,7 @@ def describe(state: State) -> dict[str, Any]:
             for name, client in state.clients.saved.items()
         },
         "totals": dataclasses.asdict(state.totals),
-        "best_round": state.best_round,
-        "best_loss": state.best_loss if state.best_round >= 0 else None,
+        "best": {"round": state.best_round, "loss": state.best_loss} if state.best_round else None,
     }
 
 
@@ -164,16 +167,21 @@ def flatten(state: State) -> dict[str, Tensor]:
     return {json.dumps(path): tensor.detach().contiguous().clone() for path, tensor in paths.items()}
 
 
-def unflatten(paths: Paths, manifest: dict[str, Any], clients: ClientStore, start: Adapters, run: int) -> State:
+def unflatten(
+    paths: Paths, manifest: dict[str, Any], clients: ClientStore, start: Adapters, seed: int, run: int | None
+) -> State:
     """The state that `flatten` and `describe` came from; `start` gives what the seed gives.
 
-    Broadcasts packed in an earlier format are dropped: who missed one is sent the state, which holds the same bits.
+    Broadcasts of an earlier format, or under another run's id, are dropped: who missed one is sent the
+    state, which holds the same bits.
     """
+    run = manifest.get("run", seed) if run is None else run
     log = {int(path[1]): tensor.numpy().tobytes() for path, tensor in paths.items() if path[0] == "log"}
-    log = {version: blob for version, blob in log.items() if readable(blob)}
+    log = {version: blob for version, blob in log.items() if readable(blob, run)}
     moments = {path[2] for path in paths if path[:2] == ("server", "moments")}
     server = Server(
         run=run,
+        seed=seed,
         start=start,
         adapters=start.put(below(paths, "server", "adapters")),
         version=manifest["version"],
@@ -181,7 +189,7 @@ def unflatten(paths: Paths, manifest: dict[str, Any], clients: ClientStore, star
         broadcasts=dict(sorted(log.items())),
         moments={name: below(paths, "server", "moments", name) for name in sorted(moments)},
     )
-    best = manifest["best_loss"]
+    best_round, best_loss = best_of(manifest)
     return State(
         round=manifest["round"],
         server=server,
@@ -189,6 +197,14 @@ def unflatten(paths: Paths, manifest: dict[str, Any], clients: ClientStore, star
         clients=clients,
         held_version=manifest["held_version"],
         totals=Totals(**manifest["totals"]),
-        best_round=manifest["best_round"],
-        best_loss=float("inf") if best is None else best,
+        best_round=best_round,
+        best_loss=best_loss,
     )
+
+
+def best_of(manifest: dict[str, Any]) -> tuple[int, float]:
+    """The best round, from 1, and its loss. Earlier manifests have `best_round`, from 0."""
+    if "best" not in manifest:
+        manifest = {"best": {"round": manifest["best_round"] + 1, "loss": manifest["best_loss"]}}
+    best = manifest["best"]
+    return (best["round"], best["loss"]) if best and best["round"] else (0, float("inf"))

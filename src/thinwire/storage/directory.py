@@ -110,8 +110,14 @@ class RunDirectory:
             os.fsync(stream.fileno())
 
     def rewind(self, round_: int) -> None:
-        """Drop the metrics of rounds that a resumed run plays again (and a line that a crash cut short)."""
-        kept = [as_json(line) + "\n" for line in self.lines() if line["round"] < round_]
+        """Keep the metrics of the first `round_` rounds: a resumed run plays the others again.
+
+        Rounds count from 1; a file that counts from 0, as thinwire once did, is put right.
+        """
+        lines = self.lines()
+        if any(line["round"] == 0 for line in lines):
+            lines = [{**line, "round": line["round"] + 1} for line in lines]
+        kept = [as_json(line) + "\n" for line in lines if line["round"] <= round_]
         write_whole(self.metrics, "".join(kept).encode())
 
     def lines(self) -> list[Line]:

@@ -12,11 +12,14 @@ Line = dict[str, Any]
 
 
 def line(client: str, number: int, down: int, answer: Answer | None, refused: str | None) -> Line:
-    """What happened to one client in one round, in which it was sent `down` bytes. answer: None if it gave none."""
+    """What happened to one client in round `number`, in which it was sent `down` bytes; answer: None if it gave none.
+
+    `number` counts from 0, the line from 1, as in all that a person reads.
+    """
     given = answer or Answer()
     status = f"refused: {refused}" if refused is not None else "dropped out" if answer is None else "counted"
     return {
-        "round": number,
+        "round": number + 1,
         "client": client,
         "loss": given.loss if math.isfinite(given.loss) else None,
         "bytes_up": len(given.blob),

@@ -43,7 +43,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class State:
-    """round: the next to play; held, held_version: what an up-to-date client has."""
+    """round: the next to play, from 0. held, held_version: what an up-to-date client has.
+
+    best_round: counted from 1; 0 before the first evaluation.
+    """
 
     round: int
     server: Server
@@ -51,7 +54,7 @@ class State:
     clients: ClientStore
     held_version: int | None = None
     totals: Totals = Totals()
-    best_round: int = -1
+    best_round: int = 0
     best_loss: float = float("inf")
 
 
@@ -70,11 +73,11 @@ def monitored(
     loss = sum(losses.values()) / len(losses)
     if loss < state.best_loss:
         keep()
-        state = replace(state, best_loss=loss, best_round=state.round - 1)
+        state = replace(state, best_loss=loss, best_round=state.round)
     so_far = {"bytes_up": state.totals.bytes_up, "bytes_down": state.totals.bytes_down}
-    return state, {"round": state.round - 1, "evaluation": dict(losses), "loss": loss, **more, **so_far}
+    return state, {"round": state.round, "evaluation": dict(losses), "loss": loss, **more, **so_far}
 
 
 def result_of(method: Method, state: State) -> Adapters:
     """What the server's adapters are evaluated and exported as: the next download's content, where that is less."""
-    return method.exchange.result(state.server.adapters, Context(state.round, state.server.run))
+    return method.exchange.result(state.server.adapters, Context(state.round, state.server.seed))

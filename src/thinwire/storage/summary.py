@@ -52,7 +52,7 @@ def summarise(about: About, state: State, found: Figures, last: Sequence[int] = 
         "bytes_dense_bf16": dense,
         "reduction": dense / (bytes_up + bytes_down) if bytes_up + bytes_down else None,
         **summary_of(found, about.metrics),
-        "best_round": state.best_round if state.best_round >= 0 else None,
+        "best_round": state.best_round or None,
         "privacy": about.privacy,
         "export": about.export,
         "seconds": {**totals.seconds, "total": 0.0},

@@ -106,9 +106,13 @@ def open_payload(blob: bytes, expect: Expect | None = None) -> Reader:
     return _directory(run, view[START:start], view[start:-TRAILER], expect)
 
 
-def readable(blob: bytes) -> bool:
-    """Whether packed bytes are of the format that this release reads; a run resumed after an update may hold others."""
-    return blob[: len(MAGIC) + 1] == MAGIC + bytes([FORMAT])
+def readable(blob: bytes, run: int | None = None) -> bool:
+    """Whether packed bytes are of the format that this release reads, and of this run; None: of any.
+
+    A run resumed after an update may hold others.
+    """
+    start = MAGIC + bytes([FORMAT]) + (b"" if run is None else run.to_bytes(8, "little"))
+    return blob[: len(start)] == start
 
 
 def unpack(blob: bytes, expect: Expect | None = None) -> Payload:
