@@ -93,6 +93,12 @@ def listed(names: Iterable[str], most: int = 30, between: str = ", ") -> str:
     return between.join(names[:most] + more)
 
 
+def shown(text: str, most: int = 500) -> str:
+    """A text from outside as it may be printed: one line, what cannot be seen or moves the cursor as its code."""
+    whole = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return whole if len(whole) <= most else f"{whole[:most]}..."
+
+
 _SIGNS = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
 _HOLDS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 _WRONG = object()

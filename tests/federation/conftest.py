@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,12 @@ def make_site(folder: Path, name: str, place: Path, **more: str) -> Path:
 @pytest.fixture
 def sites(place: Path, tmp_path: Path) -> dict[str, Path]:
     return {name: make_site(tmp_path / "sites" / name, name, place) for name in NAMES}
+
+
+def problems(site: Path) -> list[dict[str, Any]]:
+    """What the site's own log says of what went wrong."""
+    path = site / messages.PROBLEMS_FILE
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.federation.conftest import local, opened, run
+from tests.federation.conftest import local, opened, problems, run
 from thinwire.engine.rounds import RunStopped
 from thinwire.settings import ConfigError
 from thinwire.storage.directory import RunDirectory
@@ -52,7 +52,8 @@ def test_a_site_with_other_records_refuses_and_says_what(begun, sites, tmp_path)
     with pytest.raises(RunStopped):
         run(rounds(begun, 2), tmp_path / "run", local(sites), patience=0.1)
     log = (sites["beta"] / "audit.jsonl").read_text().splitlines()
-    assert "this site: the training records of beta changed" in json.loads(log[-1])["problem"]
+    assert json.loads(log[-1])["problem"] == "changed"
+    assert "this site: the training records of beta changed" in problems(sites["beta"])[-1]["text"]
 
 
 def test_a_site_whose_records_may_change_goes_on(begun, sites, tmp_path, caplog):

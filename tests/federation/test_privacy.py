@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.federation.conftest import NAMES, local, opened, run
+from tests.federation.conftest import NAMES, local, opened, problems, run
 from tests.simulation.conftest import perform
 from thinwire.engine.rounds import RunStopped
 from thinwire.federation.audit import FILE as AUDIT
 from thinwire.federation.drive import drive
-from thinwire.federation.messages import Request
-from thinwire.federation.privacy import SPENT
+from thinwire.federation.messages import BUDGET, PROBLEMS, Request
 from thinwire.federation.site import Trainers
 from thinwire.federation.store import forget
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
@@ -25,6 +24,8 @@ from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
 from thinwire.storage.ledger import FILE, spent_in
 from thinwire.wire import Expect, unpack
+
+SPENT = PROBLEMS[BUDGET]
 
 CENTRAL = {"level": "client", "noise": "central", "clip": 0.5, "delta": 1e-5, "noise_multiplier": 4.0}
 LOCAL = CENTRAL | {"noise": "local"}
@@ -172,7 +173,8 @@ def test_a_site_that_lost_secret_or_record_trains_no_more_and_says_so(recipe, si
 
     transport.spoil = lose
     _, told, _ = run(wanted(recipe, kind, {"seed": "system"}), tmp_path / "run", transport, quorum=2)
-    assert sum("beta refused: " in text and lost in text and "missing or damaged" in text for text in told) == 2
+    assert sum("beta refused: " in text and PROBLEMS["state"] in text for text in told) == 2
+    assert sum(lost in line["text"] and "missing or damaged" in line["text"] for line in problems(sites["beta"])) == 2
     assert not (states(sites, "beta") / lost).exists(), "nothing is drawn anew in its place"
 
 
@@ -279,7 +281,8 @@ def test_the_budget_ends_the_run_before_the_round_too_many_and_a_resume_does_not
         why = f"round 3 would bring epsilon to {COST[kind](3):.4g}; the budget is {budget_after(kind, 2):.4g}"
     else:
         why = f"{SPENT} at alpha, beta, gamma; 0 sites are left, the quorum is 3"
-        assert any(f"alpha refused: {SPENT}: round 3 would bring epsilon to" in text for text in told)
+        assert any(f"alpha refused: {SPENT} (see" in text for text in told)
+        assert "round 3 would bring epsilon to" in problems(sites["alpha"])[-1]["text"]
     assert summary["privacy"]["stopped"] == why
     assert told[-1] == f"stopped after round 2: {why}"
     again, _, later = run(asked, tmp_path / "run", transport)
@@ -309,7 +312,9 @@ def test_a_budget_below_the_first_round_is_refused_by_every_site(recipe, sites, 
     coordinator, told = opened(wanted(recipe, "example", {"budget": 0.01}), tmp_path / "run", patience=0.1)
     with pytest.raises(RunStopped, match="there are 0 sites"):
         drive(coordinator, local(sites), 4)
-    assert sum("is refused: privacy.budget = 0.01: round 1 would bring epsilon to" in text for text in told) == 3
+    assert sum(f"is refused: {PROBLEMS['privacy']}" in text for text in told) == 3
+    words = "privacy.budget = 0.01: round 1 would bring epsilon to"
+    assert all(words in problems(site)[-1]["text"] for site in sites.values())
 
 
 def test_an_absent_site_changes_neither_the_divisor_nor_the_books(recipe, sites, tmp_path):
@@ -470,7 +475,8 @@ def test_another_privacy_for_a_run_that_goes_on_is_refused(recipe, sites, tmp_pa
     for weaker in ({**EXAMPLE, "noise_multiplier": 0.1}, {}):
         changed = {**asdict(asked), "privacy": weaker}
         reply = transport.there_and_back(12, Request("hello", summary["run"], recipe=changed))
-        assert "this run began with" in reply.problem
+        assert reply.problem == "privacy"
+        assert "this run began with" in problems(sites["beta"])[-1]["text"]
 
 
 def asks(sites, name, text):
@@ -495,7 +501,9 @@ def test_a_site_refuses_a_recipe_that_promises_less_than_it_asks_for(
     asked = wanted(recipe, kind, changes) if kind else recipe(run=QUICK)
     one = replace(asked, federation=replace(asked.federation, rounds=1))
     _, told, _ = run(one, tmp_path / "run", local(sites), quorum=2)
-    assert any(text.startswith("site 'beta' (node 12) is refused: ") and words in text for text in told), told
+    refused = f"site 'beta' (node 12) is refused: {PROBLEMS['privacy']}"
+    assert any(text.startswith(refused) for text in told), told
+    assert words in problems(sites["beta"])[-1]["text"]
     assert not any(line["sha256"] for line in audit(sites, "beta"))
 
 

@@ -9,12 +9,12 @@ import stat
 
 import pytest
 
-from tests.federation.conftest import local, opened, run
+from tests.federation.conftest import local, opened, problems, run
 from tests.laws.synthetic import bits, seeded, start_adapters
 from thinwire.config import from_dict
 from thinwire.engine import ClientState
 from thinwire.federation import audit
-from thinwire.federation.messages import Request
+from thinwire.federation.messages import PROBLEMS, Request
 from thinwire.federation.settings import load_site
 from thinwire.federation.site import Trainers
 from thinwire.federation.store import SiteState, StoreError, forget, store
@@ -136,9 +136,10 @@ def test_a_reply_that_tells_a_defect_is_in_the_log_too(recipe, sites, tmp_path, 
     coordinator, told = opened(recipe(run={"references": False}), tmp_path / "run")
     monkeypatch.setattr(Trainers, "hello", broken)
     coordinator.meet(transport.exchange(coordinator.members.greet(transport.nodes(), 0), 1))
-    assert all("RuntimeError: out of memory" in text for text in told)
+    assert all(PROBLEMS["defect"] in text for text in told)
     lines = [json.loads(text) for text in (sites["beta"] / audit.FILE).read_text().splitlines()]
-    assert [line["problem"] for line in lines] == ["RuntimeError: out of memory"]
+    assert [line["problem"] for line in lines] == ["defect"]
+    assert [line["text"] for line in problems(sites["beta"])] == ["out of memory"]
 
 
 def test_a_damaged_state_is_told_and_the_site_begins_anew(recipe, sites, tmp_path, caplog):

@@ -187,8 +187,59 @@ def test_the_user_s_app_must_not_move_what_the_method_keeps_fixed(tmp_path):
         return Message(RecordDict({"arrays": ArrayRecord(tensors), "metrics": MetricRecord({})}), reply_to=message)
 
     strategy = strategy_of(method, tmp_path / "run")
-    with pytest.raises(ValueError, match="moved, and the method trains only b, extra"):
-        strategy.start(LocalGrid(dict.fromkeys(NODES, app), {node: {} for node in NODES}), initial(), num_rounds=1)
+    strategy.start(LocalGrid(dict.fromkeys(NODES, app), {node: {} for node in NODES}), initial(), num_rounds=1)
+    assert strategy.run.state.round == 0
+    (line,) = (tmp_path / "nodes" / "node-7" / "problems.jsonl").read_text().splitlines()
+    assert "moved, and the method trains only b, extra" in line
+
+
+def test_what_the_user_s_function_raises_stays_at_the_node(tmp_path):
+    """Flower sends an exception's text to the server, and it may quote a record."""
+    method = create("fedit")
+    app = ClientApp(mods=[mod(method, tmp_path / "nodes")])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        raise KeyError("kanarie")
+
+    strategy = strategy_of(method, tmp_path / "run")
+    grid = LocalGrid(dict.fromkeys(NODES, app), {node: {} for node in NODES})
+    strategy.start(grid, initial(), num_rounds=1)
+    assert "kanarie" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    said = [str(answer.content["thinwire.header"]["json"]) for answer in grid.answers]
+    assert '"problem": "app"' in said[-1]
+    assert not any("kanarie" in text for text in said)
+    assert "kanarie" in (tmp_path / "nodes" / "node-7" / "problems.jsonl").read_text()
+
+
+def test_a_trainer_that_cannot_be_reached_is_told_without_a_word_of_the_site(tmp_path, monkeypatch):
+    from thinwire.federation import messages, socket
+    from thinwire.federation.messages import Request
+    from thinwire.flower import client_app, records
+
+    def gone(site, request):
+        raise socket.TrainerUnreachable(f"the trainer of {site} ended: kanarie")
+
+    monkeypatch.setattr(socket, "ask", gone)
+    message = Message(records.content(Request("hello", "r")), dst_node_id=7, message_type="train")
+    answer = client_app.app(message, Context(1, 7, {"site": str(tmp_path)}, RecordDict(), {}))
+    reply = records.reply(answer.content)
+    assert (reply.problem, reply.task) == ("trainer", "hello")
+    assert str(tmp_path) not in messages.header(reply)
+    assert "kanarie" in (tmp_path / "problems.jsonl").read_text()
+
+
+def test_a_node_s_own_words_never_reach_the_server_s_log(tmp_path):
+    from flwr.app import Error
+
+    from thinwire.federation.messages import Request
+    from thinwire.flower import records
+    from thinwire.flower.grid import received
+
+    message = Message(records.content(Request("hello", "r")), dst_node_id=7, message_type="train")
+    message.metadata.__dict__["_message_id"] = "x"
+    error = Message(Error(code=2, reason="\x1b[2J kanarie"), reply_to=message)
+    assert list(received([error]).values()) == ["Flower reports: the node's app failed (code 2)"]
 
 
 def test_another_method_on_the_other_side_is_refused(tmp_path):

@@ -72,7 +72,7 @@ class Members:
     def _misfit(self, reply: Reply) -> str:
         count = reply.facts.get("examples")
         if reply.problem:
-            return reply.problem
+            return reply.trouble
         if reply.run != self.run:
             return f"it answers for run {reply.run}"
         if not reply.site or reply.site in self.nodes:

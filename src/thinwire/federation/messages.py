@@ -8,10 +8,35 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from thinwire.settings import ConfigError, build, setting
+from thinwire.federation.settings import WORD
+from thinwire.settings import ConfigError, build, setting, shown
 
 HEADER, BLOBS, BLOB = 1 << 22, 1 << 16, 1 << 40
 """Most bytes of a header, most blobs of a message, most bytes of a blob."""
+
+BUDGET = "budget"
+PROBLEMS = {
+    "recipe": "the recipe is none that this site can run",
+    "method": "the recipe's method is code that this site does not allow, or does not have",
+    "privacy": "the recipe promises less privacy than this site asks for, or is not the one that its run began with",
+    "limits": "the recipe asks for more than this site's [limits] allow",
+    "load": "this site's base or records cannot be used with this recipe",
+    "changed": "this site's records changed since the run began",
+    "unknown": "the run is unknown at this site; a hello must come first",
+    "request": "the request does not fit what this site holds",
+    "state": "this site's record of the run is lost or damaged",
+    "training": "what this site trained is not finite, or is not what the method sends",
+    BUDGET: "privacy budget spent",
+    "disk": "a file at this site cannot be read or written",
+    "app": "the site's own function failed",
+    "trainer": "the site's trainer cannot be reached",
+    "folder": "the run directory is not on this machine; a Ray cluster needs it on a file system that all share",
+    "defect": "an error that thinwire did not foresee",
+}
+"""Code -> what the server prints. Nothing else can be told, and the server takes no other code."""
+
+PROBLEMS_FILE = "problems.jsonl"
+"""A site's own log of what went wrong, in full; it stays at the site."""
 
 TASKS = ("hello", "round", "evaluate", "test", "catch-up", "finish")
 
@@ -41,19 +66,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers. problem: why it could not, empty if it could; version: of the adapters it holds now.
+    """What a site answers. problem: the code of why it could not, empty if it could; version: of what it holds now.
 
     facts: plain values: what it reports of itself, or metrics and counts. blobs: the packed upload, if there is one.
     """
 
-    task: str
-    run: str
-    site: str
+    task: str = setting(doc="what was asked; empty: unknown", choices=("", *TASKS))
+    run: str = setting(doc="the run's name")
+    site: str = setting(doc="the site's name")
     round: int = 0
     version: int | None = None
-    problem: str = ""
+    problem: str = setting("", "why it could not", choices=("", *PROBLEMS))
     facts: dict[str, Any] = field(default_factory=dict)
     blobs: tuple[bytes, ...] = ()
+
+    @property
+    def trouble(self) -> str:
+        """The problem in words; empty without one."""
+        return f"{PROBLEMS[self.problem]} (see {PROBLEMS_FILE} at the site)" if self.problem else ""
 
     @property
     def blob(self) -> bytes:
@@ -84,11 +114,17 @@ def _built(kind: type[Message], text: str, blobs: Sequence[bytes]) -> Message:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise MessageError(f"{name}: a header that is no table of values: {text[:60]}")
-        return build(kind, {**values, "blobs": tuple(blobs)}, name)
+        built = build(kind, {**values, "blobs": tuple(blobs)}, name)
     except (ConfigError, RecursionError) as error:
-        raise MessageError(str(error)[:300]) from None
-    except json.JSONDecodeError as error:
-        raise MessageError(f"{name}: a header that is no JSON: {error}") from None
+        raise MessageError(shown(str(error))) from None
+    except ValueError as error:  # no JSON, or an integer of too many digits
+        raise MessageError(shown(f"{name}: a header that is no JSON: {error}")) from None
+    for field_ in ("run", "site"):
+        value = getattr(built, field_, "")
+        if value and not WORD.fullmatch(value):
+            allowed = "letters, digits, dot, dash and underscore"
+            raise MessageError(shown(f"{name}.{field_} = {value!r}: allowed are {allowed}"))
+    return built
 
 
 def send(connection: Connection, message: Request | Reply) -> None:

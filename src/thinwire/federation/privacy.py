@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from thinwire.config import TrainConfig
 from thinwire.engine import ClientSide, ServerSide
-from thinwire.federation.messages import Reply
+from thinwire.federation.messages import BUDGET, PROBLEMS, Reply
 from thinwire.federation.replies import number
 from thinwire.federation.store import STATE, SiteState, Store, store
 from thinwire.privacy.config import PrivacyConfig
@@ -23,9 +23,6 @@ from thinwire.simulation.releases import own_release, sizes
 from thinwire.storage import ledger as record
 
 T = TypeVar("T")
-
-SPENT = "privacy budget spent"
-"""How the problem of a site begins that gives nothing away any more."""
 
 WITHHELD = ("loss", "seconds", "tokens", "metrics")
 """Facts of training that no noise covers: a site with privacy keeps them to itself."""
@@ -136,7 +133,7 @@ class Costs:
         said = reply.facts.get("privacy")
         if not self.config.own:
             return
-        if reply.problem.startswith(SPENT):
+        if reply.problem == BUDGET:
             self.out.add(reply.site)
         elif isinstance(said, Mapping):
             figures = (number(said, name) for name in ("epsilon", "noise_multiplier"))
@@ -148,7 +145,7 @@ class Costs:
         known = {client.name for client in federation.clients}
         if self.out and len(known - self.out) < quorum:
             names = listed(sorted(self.out))
-            return f"{SPENT} at {names}; {len(known - self.out)} sites are left, the quorum is {quorum}"
+            return f"{PROBLEMS[BUDGET]} at {names}; {len(known - self.out)} sites are left, the quorum is {quorum}"
         if self.ledger is None or self.ledger.of_round(round_):
             return ""
         return self.ledger.over(Release(round_, *sizes(federation, round_)))

@@ -15,7 +15,7 @@ from thinwire.settings import build
 def fault(reply: Reply, request: Request, site: str) -> str:
     """Why a reply cannot be used, in words; empty if it can."""
     if reply.problem:
-        return reply.problem
+        return reply.trouble
     for what, mine, theirs in (
         ("site", site, reply.site),
         ("run", request.run, reply.run),

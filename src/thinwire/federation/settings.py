@@ -113,8 +113,11 @@ class Site:
         """The server's recipe with this site's data, base and device: the server can name no file here, and no code
         but what the site's owner allows.
 
-        Raises: ConfigError if it promises less privacy than this site asks for, or needs code that it does not allow.
+        Raises: ConfigError if it promises less privacy than this site asks for, needs code that it does not allow, or
+        leaves classes to be read from the records, as their names and number would leave the site.
         """
+        if server.data.task != "text" and not server.data.labels:
+            raise ConfigError("data.labels is missing: across sites the recipe names all classes")
         return dataclasses.replace(
             server,
             model=dataclasses.replace(server.model, name=self.model.name, adapter=None),

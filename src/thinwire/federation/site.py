@@ -11,19 +11,20 @@ from thinwire import peft_bridge
 from thinwire.config import Recipe, from_dict
 from thinwire.engine import ClientSide
 from thinwire.federation import audit, handshake, privacy
+from thinwire.federation.facts import check_outward
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.problems import SiteProblem, during, keep
 from thinwire.federation.settings import Site
 from thinwire.federation.store import SiteState, Store, StoreError, store
 from thinwire.federation.visit import Visit
 from thinwire.identity import code_of, run_id
 from thinwire.method import Client, Context
-from thinwire.privacy.ledger import BudgetSpent, Release
+from thinwire.privacy.ledger import Release
 from thinwire.privacy.noise import Noise
 from thinwire.session.loaded import Session, open_session
 from thinwire.session.opened import set_threads
 from thinwire.settings import ConfigError
 from thinwire.simulation.personal import loss_on_some
-from thinwire.wire import WireError
 
 LOG = logging.getLogger("thinwire.site")
 
@@ -40,19 +41,13 @@ class Trainers:
     identities: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, request: Request) -> Reply:
-        """The reply, already in the audit log. A problem is named in it; raises nothing but OSError of the log."""
+        """The reply, already in the audit log; of a problem its code. Raises nothing but OSError of the log."""
         blank = Reply(request.task, request.run, self.site.name, request.round)
         try:
             reply = self._answer(request, blank)
-        except (ConfigError, WireError, MessageError, StoreError, ValueError, OSError) as error:
-            reply = replace(blank, problem=str(error) or type(error).__name__)
-            LOG.error("round %d, %s: %s", request.round, request.task, reply.problem)
-        except BudgetSpent as error:
-            reply = replace(blank, problem=f"{privacy.SPENT}: {error}")
-            LOG.warning("%s", reply.problem)
-        except Exception as error:  # a defect, or no memory: told, too, and the trainer goes on
-            reply = replace(blank, problem=f"{type(error).__name__}: {error}")
-            LOG.exception("round %d, %s", request.round, request.task)
+            check_outward(reply.task, reply.site, reply.facts)
+        except Exception as error:  # also a defect, or no memory: the trainer goes on
+            reply = replace(blank, problem=keep(self.site.folder, request.run, request.task, request.round, error))
         spent = privacy.spent(self.site.folder, self.federation, request.run)
         audit.record(self.site.folder, self.federation, reply, spent)
         return reply
@@ -60,16 +55,20 @@ class Trainers:
     def _answer(self, request: Request, blank: Reply) -> Reply:
         kept = store(self.site.folder, self.federation, request.run)
         if request.task == "hello":
-            self.begin(kept, self.open(from_dict(request.recipe)), request)
+            session = self.open(from_dict(request.recipe))
+            with during("privacy"):
+                self.begin(kept, session, request)
             kept.save_recipe(request.recipe)
         values = kept.recipe()
         if values is None:
-            raise MessageError(f"run {request.run}: unknown here; a hello must come first")
+            raise SiteProblem("unknown", f"run {request.run}: unknown here; a hello must come first")
         session = self.open(from_dict(values))
-        for text in kept.same(session.records, self.site.data.may_change):
-            LOG.warning("%s", text)
+        with during("changed"):
+            for text in kept.same(session.records, self.site.data.may_change):
+                LOG.warning("%s", text)
         config = session.recipe.privacy
-        ledger = privacy.recorded(kept, config, session.recipe.run.seed)
+        with during("state"):
+            ledger = privacy.recorded(kept, config, session.recipe.run.seed)
         saved = self.load(kept, session)
         if request.task == "hello":
             told = {"privacy": ledger.public} if ledger else {}
@@ -95,12 +94,17 @@ class Trainers:
 
     def open(self, recipe: Recipe) -> Session:
         """The session of a recipe at this site, loaded if the last one does not serve. Raises: ConfigError."""
+        with during("privacy"):
+            self.site.privacy.within(recipe.privacy)
+        with during("method"):
+            self.site.allowed(recipe.method["name"])
         recipe = self.site.recipe(recipe)
         shared = (recipe.model, recipe.lora, recipe.data, recipe.run, recipe.federation.ranks)
         key = repr(shared)
         if self.session is None or key != self.key:
             self.session = None  # the old base goes before the new one comes
-            self.session, self.key = open_session(recipe), key
+            with during("load"):
+                self.session, self.key = open_session(recipe), key
             self.loads += 1
             self.identities = handshake.identity(self.session, recipe.data)
         set_threads(recipe.run)
@@ -140,7 +144,8 @@ def work(session: Session, visit: Visit, blank: Reply) -> Reply:
         own = method.personal.ends(held, state.memory, score) if method.personal and state.memory else {}
         for name, personal in own.items():
             peft_bridge.export(session.model, personal.adapters, visit.store.folder / name)
-    return replace(reply, facts={name: vars(found) for name, found in scores.items()})
+    names = [blank.site] if len(scores) == 1 else [str(number) for number in range(1, len(scores) + 1)]
+    return replace(reply, facts=dict(zip(names, map(vars, scores.values()), strict=True)))
 
 
 def noised(session: Session, noise: Noise) -> Session:

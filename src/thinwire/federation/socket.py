@@ -15,12 +15,16 @@ from pathlib import Path
 
 from thinwire.federation import messages
 from thinwire.federation.messages import Reply, Request
+from thinwire.federation.problems import SiteProblem
 
 FOLDER, NAME, LOG = "trainer", "socket", "trainer.log"
 
 
-class TrainerUnreachable(RuntimeError):
+class TrainerUnreachable(SiteProblem):
     """No trainer answers, and none could be started."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("trainer", text)
 
 
 def private(site: Path) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from thinwire.federation import messages
 from thinwire.federation import socket as local
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.problems import code_of, keep
 from thinwire.federation.settings import Site, load_site
 from thinwire.settings import ConfigError
 
@@ -78,14 +79,13 @@ class Resident:
         try:
             request = messages.request(header, blobs)
         except MessageError as error:
-            return Reply("", "", self.site.name, problem=str(error))
+            return Reply("", "", self.site.name, problem=keep(self.site.folder, "", "", 0, error))
         future: Future[Reply] = Future()
         self.work.put((request, future))
         try:
             return future.result()
         except Exception as error:  # it is in the log with its traceback
-            problem = f"{type(error).__name__}: {error}"
-            return Reply(request.task, request.run, self.site.name, request.round, problem=problem)
+            return Reply(request.task, request.run, self.site.name, request.round, problem=code_of(error))
 
 
 def main(arguments: list[str]) -> int:

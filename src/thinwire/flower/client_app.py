@@ -18,4 +18,5 @@ app = ClientApp()
 def answer(message: Message, context: Context) -> Message:
     """Flower starts a process for this function; the base model stays in the trainer's."""
     site = Path(str(context.node_config["site"]))
-    return Message(records.content(socket.ask(site, records.request(message.content))), reply_to=message)
+    reply = records.answered(message.content, "", site, lambda asked: socket.ask(site, asked))
+    return Message(records.content(reply), reply_to=message)

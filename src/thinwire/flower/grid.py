@@ -16,6 +16,18 @@ from thinwire.flower import records
 SCORING = ("evaluate", "test")
 """Tasks that go to a ClientApp's evaluate function; the others go to train."""
 
+FLOWER = {
+    1: "the node's app cannot be loaded",
+    2: "the node's app failed",
+    3: "the message did not arrive",
+    4: "the reply did not arrive",
+    5: "the node is not there",
+    6: "the node's app refused",
+    7: "the node does not accept the app",
+    8: "the node's app ended",
+}
+"""Flower's codes of an error, in words."""
+
 PAUSE = 0.2
 """Seconds between looks for replies; Flower's own loop sleeps for three."""
 
@@ -61,7 +73,8 @@ def received(replies: Iterable[Message]) -> dict[int, Reply | str]:
     for message in replies:
         node = message.metadata.src_node_id
         if message.has_error():
-            found[node] = f"Flower reports: {message.error.reason or 'no reason'} (code {message.error.code})"
+            code = int(message.error.code)  # its text is the node's, and may hold anything
+            found[node] = f"Flower reports: {FLOWER.get(code, 'an error')} (code {code})"
             continue
         try:
             found[node] = records.reply(message.content)

@@ -18,8 +18,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from thinwire.adapters import Adapters
 from thinwire.engine import ClientSide
 from thinwire.federation import audit, privacy
+from thinwire.federation.facts import check_outward
 from thinwire.federation.messages import MessageError, Reply, Request
-from thinwire.federation.store import StoreError, store
+from thinwire.federation.problems import SiteProblem, keep
+from thinwire.federation.store import store
 from thinwire.federation.visit import Visit
 from thinwire.flower import records
 from thinwire.flower.arrays import Layout, tensors_of
@@ -27,10 +29,10 @@ from thinwire.flower.grid import SCORING
 from thinwire.identity import run_id
 from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
-from thinwire.privacy.ledger import BudgetSpent, Release
+from thinwire.privacy.ledger import Release
 from thinwire.settings import ConfigError, build
 from thinwire.training import Job, TrainingResult
-from thinwire.wire import FORMAT, WireError
+from thinwire.wire import FORMAT
 
 App = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, App], Message]
@@ -46,7 +48,8 @@ def mod(method: Method, folder: Path | str = "~/.thinwire/flower") -> Mod:
     def around(message: Message, context: Context, app: App) -> Message:
         name = f"node-{context.node_id}"
         node = Node(method, Path(folder).expanduser() / name, name, message, context, app)
-        return Message(records.content(node.answer(records.request(message.content))), reply_to=message)
+        reply = records.answered(message.content, name, node.folder, node.answer)
+        return Message(records.content(reply), reply_to=message)
 
     return around
 
@@ -64,16 +67,15 @@ class Node:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, request: Request) -> Reply:
-        """The reply, already in the audit log; what the user's function raises goes on to Flower."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """The reply, already in the audit log; of a problem its code. Flower would tell the server an error's text."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         blank = Reply(request.task, request.run, self.name, request.round)
         with locked(self.folder):
             try:
                 reply = self._answer(request, blank)
-            except (ConfigError, MessageError, StoreError, WireError, OSError) as error:
-                reply = replace(blank, problem=str(error) or type(error).__name__)
-            except BudgetSpent as error:
-                reply = replace(blank, problem=f"{privacy.SPENT}: {error}")
+                check_outward(reply.task, reply.site, reply.facts)
+            except Exception as error:  # also the user's own
+                reply = replace(blank, problem=keep(self.folder, request.run, request.task, request.round, error))
             audit.record(self.folder, "flower", reply, privacy.spent(self.folder, "flower", request.run))
         return reply
 
@@ -86,7 +88,7 @@ class Node:
             kept.save_recipe(request.recipe)
         recipe = kept.recipe()
         if recipe is None:
-            raise MessageError(f"run {request.run}: unknown here; a hello must come first")
+            raise SiteProblem("unknown", f"run {request.run}: unknown here; a hello must come first")
         layout = Layout({name: tuple(shape) for name, shape in recipe["shapes"].items()}, recipe["scale"])
         start = layout.zeros
         ledger = privacy.recorded(kept, *secrecy(recipe))
@@ -94,7 +96,10 @@ class Node:
         if request.task == "hello":
             told = {"privacy": ledger.public} if ledger else {}
             return replace(blank, version=saved.version, facts={"examples": 1, "wire": FORMAT, **told})
-        client = Client(**request.client)
+        try:
+            client = Client(**request.client)
+        except TypeError as error:
+            raise MessageError(f"client: {error}") from None
 
         def train(jobs: Sequence[Job]) -> list[TrainingResult]:
             return [self.train(job, layout) for job in jobs]
@@ -143,9 +148,12 @@ class Node:
         content = RecordDict({"arrays": layout.arrays(adapters), "config": ConfigRecord({**config, **more})})
         plain = copy.copy(self.message)
         plain.content = content
-        reply = self.app(plain, self.context)
+        try:
+            reply = self.app(plain, self.context)
+        except Exception as error:
+            raise SiteProblem("app", f"{type(error).__name__}: {error}") from error
         if reply.has_error():
-            raise ValueError(f"the app failed: {reply.error.reason}")
+            raise SiteProblem("app", f"the app failed: {reply.error.reason}")
         return reply
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from thinwire.federation import messages
 from thinwire.federation.messages import MessageError, Reply, Request
+from thinwire.federation.problems import keep
 
 HEADER, BLOBS = "thinwire.header", "thinwire.blobs"
 STYPE = "thinwire.v1"
@@ -30,6 +32,20 @@ def request(records: RecordDict) -> Request:
 def reply(records: RecordDict) -> Reply:
     """The reply in a Flower message. Raises: MessageError."""
     return messages.reply(*_parts(records))
+
+
+def answered(records: RecordDict, site: str, folder: Path, answer: Callable[[Request], Reply]) -> Reply:
+    """What `answer` replies to the request in a Flower message; of whatever it raises the code alone.
+
+    Flower sends the text of an exception to the server, and it may quote a record. folder: of the site's own log.
+    """
+    asked = Request("hello", "")
+    try:
+        asked = request(records)
+        return answer(asked)
+    except Exception as error:
+        problem = keep(folder, asked.run, asked.task, asked.round, error)
+        return Reply(asked.task, asked.run, site, asked.round, problem=problem)
 
 
 def _parts(records: RecordDict) -> tuple[str, Sequence[bytes]]:

@@ -91,8 +91,7 @@ def app_of(names: list[str], folder: str, may_change: bool) -> ClientApp:
         asked = records.request(message.content)
         if Path(folder).parent.is_dir():
             return Message(records.content(trainers.answer(asked)), reply_to=message)
-        problem = f"{Path(folder).parent}: not on this machine; a Ray cluster needs it on a file system that all share"
-        return Message(records.content(Reply(asked.task, asked.run, name, problem=problem)), reply_to=message)
+        return Message(records.content(Reply(asked.task, asked.run, name, problem="folder")), reply_to=message)
 
     return app
 
