@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,14 +17,14 @@ import tomli_w
 from relay import link, passed
 
 import thinwire
-from thinwire.flower import control
+from thinwire.flower import apps, control
 from thinwire.flower.folder import LINK, ServerFolder, open_server
 from thinwire.flower.processes import free_port
 
 APPS = Path(__file__).parent / "apps"
 KINDS = {
-    "flower-superlink": "SuperLink",
-    "flower-supernode": "SuperNode",
+    "thinwire.flower.superlink": "SuperLink",
+    "thinwire.flower.supernode": "SuperNode",
     "flower-superexec": "executor",
     "flwr-serverapp": "ServerApp",
     "flwr-clientapp": "ClientApp",
@@ -120,8 +119,9 @@ def links(made: Federation, megabits: float, round_trip: float) -> Iterator[None
 def play(made: Federation, side: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A run of the apps `SIDE_server` and `SIDE_client`: its lines, Flower's count, and the largest processes in MB."""
     output = made.folder / f"{side}-{len(list(made.folder.glob('*')))}"
+    output.mkdir()
     values = {"nodes": len(made.sites), "output": str(output), **settings}
-    number = control.flwr(made.server, "run", str(app(output, side, values)), control.CONNECTION)["run-id"]
+    number = control.start(made.server, app(made, side, values), {})
     stamps = output / "stamps.jsonl"
     peak = watched(made, number, stamps)
     while not ended(made, number):
@@ -129,9 +129,8 @@ def play(made: Federation, side: str, settings: Mapping[str, Any]) -> dict[str, 
     return {"output": output, "lines": lines(stamps), "traffic": traffic(made, number), "megabytes": peak}
 
 
-def app(output: Path, side: str, values: Mapping[str, Any]) -> Path:
-    """The folder of a Flower app with these settings."""
-    folder = shutil.copytree(APPS, output / "app", ignore=shutil.ignore_patterns("__pycache__"))
+def app(made: Federation, side: str, values: Mapping[str, Any]) -> apps.SignedApp:
+    """A Flower app with these settings, signed so that the sites run it."""
     table = {
         "project": {"name": f"bench-{side}", "version": "1.0.0", "description": "a benchmark"},
         "tool": {
@@ -144,8 +143,10 @@ def app(output: Path, side: str, values: Mapping[str, Any]) -> Path:
             }
         },
     }
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(table))
-    return folder
+    files = {path.name: path.read_bytes() for path in APPS.glob("*.py")}
+    signed = apps.signed(files | {"pyproject.toml": tomli_w.dumps(table).encode()}, made.folder / "ca" / apps.SIGNER)
+    apps.save(signed, made.server.path)
+    return signed
 
 
 def watched(made: Federation, number: object, stamps: Path) -> dict[str, float]:

@@ -22,8 +22,8 @@ from thinwire.federation import trainer
 pytestmark = [pytest.mark.slow, faults]
 
 PROGRAMS = {
-    "supernode": "bin/flower-supernode",
-    "superlink": "bin/flower-superlink",
+    "supernode": "thinwire.flower.supernode",
+    "superlink": "thinwire.flower.superlink",
     "serverapp": "flwr-serverapp",
 }
 
@@ -85,9 +85,8 @@ def cut(federation) -> None:
         process.wait()
     federation.running.clear()
     folders = [federation.server, *(federation.site(name) for name in OWNERS)]
-    victims = [
-        number for folder in folders for word in ("flwr", "flower-") for number in federation.children(word, folder)
-    ]
+    words = ("flwr", "flower-", "thinwire.flower.")
+    victims = [number for folder in folders for word in words for number in federation.children(word, folder)]
     victims += [number for name in OWNERS if (number := trainer.running(federation.site(name))) is not None]
     assert len(victims) >= 2 * len(OWNERS) + 3
     for victim in victims:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import stat
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,10 +14,14 @@ pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from flwr.supercore.fab import Fab
+from flwr.supernode.start_client_internal import _verify_fab
 
 from thinwire.cli import main
+from thinwire.flower import apps
 from thinwire.flower.folder import open_link, open_server
-from thinwire.flower.processes import OFFLINE, PACE, environment, superlink, supernode
+from thinwire.flower.processes import OFFLINE, PACE, environment, superexec
+from thinwire.flower.superlink import configuration
 from thinwire.settings import ConfigError
 
 SITES = ("north", "south")
@@ -30,9 +35,10 @@ def folder(tmp_path):
 
 def test_secrets_are_readable_by_their_owner_only(folder):
     private = [*folder.rglob("*.key"), folder / "server" / "superexec.secret"]
-    assert len(private) == 2 + len(SITES) + 1
+    assert len(private) == 2 + len(SITES) + 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
-    assert not list((folder / "server").rglob("ca.key")), "the authority's key does not travel"
+    travels = [*(folder / "server").rglob("*"), *(folder / "sites").rglob("*")]
+    assert not {"ca.key", "app.key"} & {path.name for path in travels}, "the authority's keys do not travel"
     assert not list((folder / "sites").rglob("server.key"))
 
 
@@ -74,20 +80,49 @@ def test_units_run_the_same_commands(folder):
     assert "federation join" in (folder / "sites" / "north" / "thinwire-site.service").read_text()
 
 
-def test_processes_use_tls_and_keys_and_stay_offline(folder, monkeypatch):
-    link = " ".join(superlink(open_server(folder / "server")))
-    assert "--insecure" not in link
-    assert "--enable-supernode-auth" in link
-    assert "--isolation process --database" in link
-    node = " ".join(supernode(folder / "sites" / "north"))
-    assert "--insecure" not in node
-    assert "--auth-supernode-private-key" in node
-    assert "--root-certificates" in node
+def test_init_says_who_may_reach_the_server(tmp_path, capsys):
+    words = ["--address", "server.example:8443", "--sites", "a"]
+    assert main(["federation", "init", str(tmp_path / "f"), *words]) == 0
+    assert "listen on every address of its machine, port 8443: for nodes with one of" in capsys.readouterr().out
+    assert main(["federation", "init", str(tmp_path / "g"), *words, "--host", "10.0.0.1", "--port", "9443"]) == 0
+    assert "listen on 10.0.0.1, port 9443" in capsys.readouterr().out
+
+
+def test_sites_trust_the_signature_of_the_app_that_the_server_has(folder):
+    app = apps.load(folder / "server")[0]
+    bundle = Fab(app.hash, app.content, dict(app.signatures))
+    for name in SITES:
+        key = (folder / "sites" / name / apps.TRUSTED).read_text()
+        assert _verify_fab(bundle, {apps.SIGNATURE: key})
+        changed = replace(bundle, content=app.content + b" ")
+        assert not _verify_fab(changed, {apps.SIGNATURE: key})
+    assert app.name == "@thinwire/thinwire-run"
+
+
+def test_the_superlink_registers_nobody_by_itself_and_installs_nothing(folder):
+    server = open_server(folder / "server")
+    (server.path / "local.port").write_text("18443")
+    settings = configuration(server)
+    assert (settings.enable_supernode_auth, settings.runtime_dependency_install) == (True, False)
+    assert settings.superexec_auth_secret == (server.path / "superexec.secret").read_bytes()
+    assert "--root-certificates" in superexec(server)
+    assert "--insecure" not in superexec(server)
+
+
+def test_processes_stay_offline(folder, monkeypatch):
     for name in OFFLINE | PACE:
         monkeypatch.delenv(name, raising=False)
     assert environment(folder).items() >= (OFFLINE | PACE).items()
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert environment(folder)["FLWR_TELEMETRY_ENABLED"] == "1", "the user may say otherwise"
+
+
+@pytest.mark.parametrize(("part", "name"), [("server", "operator.key"), ("server", "apps"), ("sites/north", "app.pub")])
+def test_a_folder_of_an_earlier_version_is_named(folder, capsys, part, name):
+    path = folder / part / name
+    path.rename(folder / "away")
+    assert main(["federation", "serve" if part == "server" else "join", str(folder / part)]) == 2
+    assert f"{path}: it is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,6 +132,7 @@ def test_processes_use_tls_and_keys_and_stay_offline(folder, monkeypatch):
         (["--address", "h:0", "--sites", "a"], "--address 'h:0'"),
         (["--address", "h:99999", "--sites", "a"], "--address 'h:99999'"),
         (["--address", "h:1", "--sites", "a", "--port", "65536"], "--port 65536: allowed is 1 to 65535"),
+        (["--address", "h:1", "--sites", "a", "--host", "here"], "--host 'here': allowed is an address"),
         (["--address", "h:1", "--sites", "a", "a"], "--sites 'a': given twice"),
         (["--address", "h:1", "--sites", "../a"], "--sites '../a': allowed are letters"),
         (["--address", "h:1", "--sites", "a", "--name", "a b"], "--name 'a b'"),
@@ -122,13 +158,12 @@ def test_a_folder_that_is_none_is_an_error_without_a_traceback(tmp_path, capsys,
     assert code == 2 or (command == "stop" and "no trainer" in printed.out)
 
 
-def test_behind_a_proxy_the_server_listens_on_a_port_of_its_own(tmp_path):
+def test_the_server_may_listen_on_another_port_than_sites_ask_for(tmp_path):
     words = ["--address", "server.example:8443", "--host", "127.0.0.1", "--port", "18443", "--sites", "a"]
     assert main(["federation", "init", str(tmp_path / "f"), *words]) == 0
     server = open_server(tmp_path / "f" / "server")
-    assert "--host 127.0.0.1 --port 18443" in " ".join(superlink(server))
-    assert server.link.local == "127.0.0.1:18443"
-    assert "--superlink server.example:8443" in " ".join(supernode(tmp_path / "f" / "sites" / "a"))
+    assert (server.link.host, server.link.listening) == ("127.0.0.1", 18443)
+    assert open_link(tmp_path / "f" / "sites" / "a").address == "server.example:8443"
 
 
 def test_settings_of_the_server_are_checked(folder):

@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     init.add_argument("--sites", nargs="+", required=True, metavar="NAME")
     init.add_argument("--name", help="of the federation; none: the folder's")
     init.add_argument("--host", default="0.0.0.0", help="the server's interface to listen on (0.0.0.0: all)")
-    init.add_argument("--port", type=int, default=0, help="to listen on behind a proxy; none: that of the address")
+    init.add_argument("--port", type=int, default=0, help="to listen on; none: that of the address")
     init.add_argument("--recipe", type=Path, metavar="RECIPE.toml", help="none: the embedded default")
     init.set_defaults(run=run_init)
     serve = actions.add_parser("serve", help="run the server, in the foreground")
@@ -96,7 +96,9 @@ def run_init(options: argparse.Namespace) -> int:
     link = Link(options.name or options.folder.resolve().name, options.address, options.host, options.port)
     for path in create(options.folder, link, options.sites, options.recipe):
         print(f"{path}: thinwire federation {'serve' if path.name == 'server' else 'join'}")
-    print(f"{options.folder / 'ca'}: keep it offline; who has it can pass for the server")
+    where = "every address of its machine" if link.host in ("0.0.0.0", "::") else link.host
+    print(f"the server will listen on {where}, port {link.listening}: for nodes with one of these keys, by TLS, only")
+    print(f"{options.folder / 'ca'}: keep it offline; who has it can pass for the server and sign apps that sites run")
     return 0
 
 

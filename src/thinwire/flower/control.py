@@ -1,106 +1,102 @@
-"""What an operator asks of a running server, through Flower's own command line."""
+"""What an operator asks of a running server, with his key, through Flower's Control interface."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import tomli_w
-
-from thinwire.flower.folder import CA, ServerFolder
-from thinwire.flower.processes import environment, program
+from thinwire.flower import apps
+from thinwire.flower.folder import CA, OPERATOR, ServerFolder
+from thinwire.settings import ConfigError
 from thinwire.storage.directory import RunDirectory, write_json
 from thinwire.storage.files import write_whole
 
-CONNECTION, RUNS = "thinwire", "flower.json"
-
-APP = {
-    "project": {"name": "thinwire-run", "version": "1.0.0", "description": "thinwire's apps; the code is installed"},
-    "tool": {
-        "flwr": {
-            "app": {
-                "publisher": "thinwire",
-                "components": {"serverapp": "serverside:app", "clientapp": "clientside:app"},
-                "config": {"rules": "", "output": ""},
-            }
-        }
-    },
-}
-MODULES = {"serverside": "thinwire.flower.server_app", "clientside": "thinwire.flower.client_app"}
+RUNS = "flower.json"
+Answer = TypeVar("Answer")
 
 
 class ControlError(RuntimeError):
-    """Flower refused what was asked; the text is Flower's."""
+    """Flower refused what was asked, or did not answer; the text says why."""
 
 
-def flwr(server: ServerFolder, *arguments: str, timeout: float = 120.0) -> Any:
-    """Flower's command with JSON output. Raises: ControlError."""
-    connect(server)
-    command, clean = [program("flwr"), *arguments, "--format", "json"], environment(home(server))
+@dataclass(frozen=True)
+class Operator:
+    """Puts the operator's key on a request."""
+
+    key: str
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        context.request.headers["authorization"] = f"Bearer {self.key}"
+        return call_next(context)
+
+
+def ask(server: ServerFolder, question: Callable[[Any], Answer]) -> Answer:
+    """What the server's Control interface answers. Raises: ControlError."""
+    import httpx
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
     try:
-        done = subprocess.run(
-            command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        raise ControlError(f"no answer to flwr {arguments[0]} after {timeout:g} s") from None
+        key, authority = (server.path / OPERATOR).read_text(), (server.path / CA).read_bytes()
+        where = f"127.0.0.1:{server.local_port}"
+    except (OSError, ConfigError) as error:
+        raise ControlError(str(error)) from None
+    speaks = [Operator(key), RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
     try:
-        answer = json.loads(done.stdout[done.stdout.index("{") :])
-    except ValueError:
-        words = " ".join((done.stderr or done.stdout).split())
-        raise ControlError(words or f"flwr ended with {done.returncode}") from None
-    if not answer.get("success", True):
-        raise ControlError(str(answer.get("error-message", answer)))
-    return answer
-
-
-def home(server: ServerFolder) -> Path:
-    return server.path / "flower"
-
-
-def connect(server: ServerFolder) -> None:
-    """Tell Flower's command line where the server is."""
-    home(server).mkdir(exist_ok=True)
-    connection = {"address": server.link.local, "root-certificates": str(server.path / CA)}
-    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
-    put(home(server) / "config.toml", text)
-
-
-def put(path: Path, text: str) -> None:
-    """Make a file hold the text; one that does already is left alone, as another command may read it now."""
-    if not path.exists() or path.read_text() != text:
-        write_whole(path, text.encode())
+        with ControlHttpClient.from_server_address(where, False, authority, speaks) as client:
+            return question(client)
+    except httpx.HTTPStatusError as error:
+        words = " ".join(error.response.text.split())
+        raise ControlError(f"{error.response.status_code}: {words}") from None
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise ControlError(f"no answer at {where}: {error}; is `thinwire federation serve` running?") from None
 
 
 def register(server: ServerFolder) -> list[str]:
-    """Make the keys in `nodes/` known to the SuperLink; the sites that were new to it."""
+    """Make the keys in `nodes/` known to the SuperLink; the sites that were new to it. Raises: ControlError."""
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+    from flwr.proto.control_pb2 import RegisterNodeRequest
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
     new = []
     for name in server.sites:
         mark = server.path / "nodes" / f"{name}.id"
         if mark.exists():
             continue
-        key = server.path / "nodes" / f"{name}.pub"
-        answer = flwr(server, "supernode", "register", str(key), CONNECTION, "--name", name)
-        mark.write_text(f"{answer['node-id']}\n")
+        key: Any = load_ssh_public_key((server.path / "nodes" / f"{name}.pub").read_bytes())
+        request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
+        answer = ask(server, lambda client, request=request: client.RegisterNode(request))  # type: ignore[misc]
+        write_whole(mark, f"{answer.node_id}\n".encode())
         new.append(name)
     return new
 
 
 def submit(server: ServerFolder, output: Path) -> str:
     """Start the run in a directory, or go on with it; Flower's id, noted in the directory too. Raises: ControlError."""
-    app = server.path / "app"
-    app.mkdir(exist_ok=True)
-    put(app / "pyproject.toml", tomli_w.dumps(APP))
-    for name, module in MODULES.items():
-        put(app / f"{name}.py", f"import {module} as installed\n\napp = installed.app\n")
-    settings = output / "submitted.toml"
-    put(settings, tomli_w.dumps({"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}))
-    run = str(flwr(server, "run", str(app), CONNECTION, "--run-config", str(settings))["run-id"])
+    found = [app for app in apps.load(server.path) if app.name == apps.name_of(apps.RUN)]
+    if not found:
+        raise ControlError(f"{server.path / apps.FOLDER} has no app {apps.name_of(apps.RUN)}")
+    values = {"rules": json.dumps(asdict(server.rules)), "output": str(output.resolve())}
+    run = start(server, found[-1], values)
     write_json(output / RUNS, [*flower_runs(output), run])
     return run
+
+
+def start(server: ServerFolder, app: apps.SignedApp, values: Mapping[str, Any]) -> str:
+    """Start a signed app with these settings; Flower's id of the run. Raises: ControlError."""
+    from flwr.common.serde import fab_to_proto, user_config_to_proto
+    from flwr.proto.control_pb2 import StartRunRequest
+    from flwr.supercore.fab import Fab
+
+    known = fab_to_proto(Fab(app.hash, b"", {}))  # the gate gives Flower the content and the signature
+    request = StartRunRequest(fab=known, app_spec=app.name, override_config=user_config_to_proto(dict(values)))
+    answer = ask(server, lambda client: client.StartRun(request))
+    if not answer.HasField("run_id"):
+        raise ControlError("the run was not started")
+    return str(answer.run_id)
 
 
 def flower_runs(output: Path) -> list[str]:
@@ -110,20 +106,42 @@ def flower_runs(output: Path) -> list[str]:
 
 
 def runs(server: ServerFolder) -> list[dict[str, Any]]:
-    """Flower's runs, newest first."""
-    return list(flwr(server, "list", CONNECTION)["runs"])
+    """Flower's runs, newest first. Raises: ControlError."""
+    from flwr.proto.control_pb2 import ListRunsRequest
+
+    found = ask(server, lambda client: client.ListRuns(ListRunsRequest())).run_dict.values()
+    return [
+        {
+            "run-id": str(run.run_id),
+            "status": ":".join(word for word in (run.status.status, run.status.sub_status) if word),
+            "status-details": run.status.details,
+            "pending-at": run.pending_at,
+            "running-at": run.running_at,
+            "finished-at": run.finished_at,
+            "network-traffic": {"inbound-bytes": run.bytes_recv, "outbound-bytes": run.bytes_sent},
+        }
+        for run in sorted(found, key=lambda run: run.pending_at, reverse=True)
+    ]
 
 
 def nodes(server: ServerFolder) -> list[dict[str, Any]]:
-    """The registered nodes by the site's name, and whether they are online."""
+    """The registered nodes by the site's name, and whether they are online. Raises: ControlError."""
+    from flwr.proto.control_pb2 import ListNodesRequest
+
     names = {path.read_text().strip(): path.stem for path in (server.path / "nodes").glob("*.id")}
-    found = flwr(server, "supernode", "list", CONNECTION)["nodes"]
-    return [{"name": names.get(str(node["node-id"]), node["node-id"]), **node} for node in found]
+    found = ask(server, lambda client: client.ListNodes(ListNodesRequest())).nodes_info
+    return [
+        {"name": names.get(str(node.node_id), str(node.node_id)), "node-id": str(node.node_id), "status": node.status}
+        for node in found
+    ]
 
 
 def stop(server: ServerFolder, run: str) -> None:
-    """End one of Flower's runs; its run directory can be submitted again."""
-    flwr(server, "stop", run, CONNECTION)
+    """End one of Flower's runs; its run directory can be submitted again. Raises: ControlError."""
+    from flwr.proto.control_pb2 import StopRunRequest
+
+    if not ask(server, lambda client: client.StopRun(StopRunRequest(run_id=int(run)))).success:
+        raise ControlError(f"run {run} was not stopped")
 
 
 def progress(path: Path) -> dict[str, Any]:

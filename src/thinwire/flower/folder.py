@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import secrets
 import shutil
 import sys
@@ -17,9 +16,14 @@ import tomli_w
 
 from thinwire.config import read_toml
 from thinwire.federation.settings import WORD, Rules
+from thinwire.flower import apps
 from thinwire.settings import ConfigError, build, setting
+from thinwire.storage.files import write_private
 
 SERVER, CA, KEY, LINK = "server.toml", "ca.crt", "node.key", "link.toml"
+SECRET, OPERATOR, LOCAL = "superexec.secret", "operator.key", "local.port"
+"""At the server: what its executor proves itself with, what an operator does, and the port for both on loopback."""
+
 VALID = timedelta(days=5 * 365)
 """How long a federation's certificates hold."""
 
@@ -31,17 +35,12 @@ class Link:
     name: str = setting(doc="the federation's name")
     address: str = setting(doc="host:port by which sites reach the server")
     host: str = setting("0.0.0.0", "the server's interface to listen on")
-    port: int = setting(0, "the port to listen on, behind a proxy; 0: that of the address", low=0, high=65535)
+    port: int = setting(0, "the port to listen on, where it is forwarded; 0: that of the address", low=0, high=65535)
 
     @property
     def listening(self) -> int:
         """The port that the SuperLink listens on."""
         return self.port or int(self.address.rpartition(":")[2])
-
-    @property
-    def local(self) -> str:
-        """The server as its own machine reaches it."""
-        return f"127.0.0.1:{self.listening}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,14 @@ class ServerFolder:
     @property
     def sites(self) -> list[str]:
         return sorted(path.stem for path in (self.path / "nodes").glob("*.pub"))
+
+    @property
+    def local_port(self) -> int:
+        """The port on loopback for the operator and the executor. Raises: ConfigError if it was never served."""
+        try:
+            return int((self.path / LOCAL).read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} was not served yet: thinwire federation serve {self.path}") from None
 
 
 def open_server(path: Path) -> ServerFolder:
@@ -78,7 +85,10 @@ def create(folder: Path, link: Link, sites: Sequence[str], recipe: Path | None, 
     for path in (folder / "ca", server / "nodes"):
         path.mkdir(parents=True, mode=0o700)
     keys = certificates(folder / "ca", server, link, valid)
-    write_private(server / "superexec.secret", secrets.token_hex(32).encode())
+    for name in (SECRET, OPERATOR):
+        write_private(server / name, secrets.token_hex(32).encode())
+    signer = apps.new_key(folder / "ca" / apps.SIGNER)
+    apps.save(apps.signed(apps.thinwire_app(), folder / "ca" / apps.SIGNER), server)
     quorum = max(1, len(sites) - len(sites) // 4)
     values = {**asdict(link), "rules": {**asdict(Rules()), "quorum": quorum}}
     (server / SERVER).write_text(tomli_w.dumps(values))
@@ -90,6 +100,7 @@ def create(folder: Path, link: Link, sites: Sequence[str], recipe: Path | None, 
         site = folder.resolve() / "sites" / name
         site.mkdir(parents=True, mode=0o700)
         shutil.copy(keys, site / CA)
+        (site / apps.TRUSTED).write_bytes(signer)
         node_key(site / KEY, server / "nodes" / f"{name}.pub")
         (site / LINK).write_text(tomli_w.dumps(asdict(link)))
         (site / "site.toml").write_text(SITE.format(name=name, federation=link.name))
@@ -137,6 +148,10 @@ def check_names(link: Link, sites: Sequence[str]) -> None:
     host, _, port = link.address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"--address {link.address!r}: allowed is HOST:PORT")
+    try:
+        ipaddress.ip_address(link.host)
+    except ValueError:
+        raise ConfigError(f"--host {link.host!r}: allowed is an address of this machine, 0.0.0.0 for all") from None
     if not 0 <= link.port < 65536:
         raise ConfigError(f"--port {link.port}: allowed is 1 to 65535, or 0 for the address's")
 
@@ -146,20 +161,12 @@ def certificates(ca: Path, server: Path, link: Link, valid: timedelta) -> Path:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    def name(text: str) -> Any:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    def issue(subject: str, key: Any, issuer: str, signer: Any) -> Any:
-        now = datetime.now(UTC)
-        builder = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
-        return builder.not_valid_before(now - timedelta(days=7)).not_valid_after(now + valid)
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     authority, own = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
     title = f"thinwire {link.name}"
     root = (
-        issue(title, authority, title, authority)
+        unsigned(title, authority, title, valid)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
@@ -168,7 +175,7 @@ def certificates(ca: Path, server: Path, link: Link, valid: timedelta) -> Path:
     host = link.address.rpartition(":")[0].strip("[]")
     names = list(dict.fromkeys([host, "localhost", "127.0.0.1"]))
     leaf = (
-        issue(host[:64], own, title, authority)
+        unsigned(host[:64], own, title, valid)
         .add_extension(x509.SubjectAlternativeName([alternative(each) for each in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs_certificates=False), critical=True)
@@ -177,12 +184,52 @@ def certificates(ca: Path, server: Path, link: Link, valid: timedelta) -> Path:
         .sign(authority, hashes.SHA384())
     )
     for path, key in ((ca / "ca.key", authority), (server / "server.key", own)):
-        plain = serialization.NoEncryption()
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        write_private(path, pem)
+        write_private(path, pem(key))
     for path, certificate in ((ca / CA, root), (server / CA, root), (server / "server.crt", leaf)):
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return ca / CA
+
+
+def loopback_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key: files that are written anew at each call."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    made = (
+        unsigned("127.0.0.1", key, "127.0.0.1", VALID)
+        .add_extension(x509.SubjectAlternativeName([alternative("127.0.0.1")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+    folder.mkdir(mode=0o700, exist_ok=True)
+    certificate, secret = folder / "loopback.crt", folder / "loopback.key"
+    secret.unlink(missing_ok=True)
+    write_private(secret, pem(key))
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return certificate, secret
+
+
+def unsigned(subject: str, key: Any, issuer: str, valid: timedelta) -> Any:
+    """A certificate's names, key and dates, to be completed and signed."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    def name(text: str) -> Any:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
+    return builder.not_valid_before(now - timedelta(days=7)).not_valid_after(now + valid)
+
+
+def pem(key: Any) -> bytes:
+    """A private key as text, not encrypted."""
+    from cryptography.hazmat.primitives import serialization
+
+    plain = serialization.NoEncryption()
+    return bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
 
 
 def usage(signs_certificates: bool) -> Any:
@@ -222,13 +269,6 @@ def node_key(private: Path, public: Path) -> None:
     write_private(private, key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     ssh = serialization.PublicFormat.OpenSSH
     public.write_bytes(key.public_key().public_bytes(serialization.Encoding.OpenSSH, ssh))
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A new file that only its owner can read."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
 
 
 def unit(path: Path, title: str, command: str, folder: Path) -> None:

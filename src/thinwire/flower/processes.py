@@ -1,4 +1,4 @@
-"""Flower's processes as thinwire starts them: offline, with TLS, with node keys, in the foreground."""
+"""The processes of a federation: offline, with TLS, with node keys, in the foreground."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 from thinwire.federation import trainer
 from thinwire.federation.settings import load_site
+from thinwire.flower import apps
 from thinwire.flower.diagnosis import trouble
-from thinwire.flower.folder import CA, KEY, ServerFolder, open_link
+from thinwire.flower.folder import CA, KEY, LOCAL, OPERATOR, SECRET, ServerFolder
 from thinwire.settings import ConfigError
+from thinwire.storage.files import write_private
 
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -45,42 +47,29 @@ def program(name: str) -> str:
 
 
 def superlink(server: ServerFolder) -> list[str]:
-    """The SuperLink: one port with TLS, registered nodes only, its state in a file."""
-    path = server.path
-    return [
-        program("flower-superlink"),
-        *("--host", server.link.host, "--port", str(server.link.listening)),
-        *("--ssl-certfile", str(path / "server.crt"), "--ssl-keyfile", str(path / "server.key")),
-        *("--ssl-ca-certfile", str(path / CA)),
-        "--enable-supernode-auth",
-        *("--isolation", "process", "--database", str(path / "superlink.db")),
-        *("--superexec-auth-secret-file", str(path / "superexec.secret")),
-        "--disable-runtime-dependency-installation",
-    ]
+    """The SuperLink behind its gate: a port for sites, one on loopback for the operator and the executor."""
+    return [sys.executable, "-m", "thinwire.flower.superlink", str(server.path)]
 
 
 def superexec(server: ServerFolder) -> list[str]:
     """The executor of ServerApps, a process of its own, so that the SuperLink may die and come back."""
     return [
         program("flower-superexec"),
-        *("--runtime-api-address", server.link.local, "--root-certificates", str(server.path / CA)),
-        *("--superexec-auth-secret-file", str(server.path / "superexec.secret")),
+        *("--runtime-api-address", f"127.0.0.1:{server.local_port}", "--root-certificates", str(server.path / CA)),
+        *("--superexec-auth-secret-file", str(server.path / SECRET)),
     ]
 
 
 def supernode(site: Path) -> list[str]:
     """A site's SuperNode; its ClientApp passes messages to the resident trainer of this folder."""
-    return [
-        program("flower-supernode"),
-        *("--superlink", open_link(site).address, "--root-certificates", str(site / CA)),
-        *("--auth-supernode-private-key", str(site / KEY)),
-        *("--node-config", f'site="{site}"'),
-        *("--host", "127.0.0.1", "--port", str(free_port())),
-    ]
+    return [sys.executable, "-m", "thinwire.flower.supernode", str(site)]
 
 
 def serve(server: ServerFolder, tend: Callable[[], None]) -> int:
     """SuperLink and executor until a signal; whichever ends is started again. tend: called again and again."""
+    complete(server.path, (OPERATOR, SECRET, apps.FOLDER))
+    if not (server.path / LOCAL).exists():
+        write_private(server.path / LOCAL, str(free_port()).encode())
     commands = {"superlink": superlink(server), "superexec": superexec(server)}
     return supervise(server.path, commands, tend, lambda: "")
 
@@ -88,10 +77,18 @@ def serve(server: ServerFolder, tend: Callable[[], None]) -> int:
 def join(site: Path) -> int:
     """SuperNode and resident trainer until a signal. Raises: ConfigError for settings that cannot work."""
     load_site(site)
+    complete(site, (CA, KEY, apps.TRUSTED))
     try:
         return supervise(site, {"supernode": supernode(site)}, lambda: None, lambda: trouble(site))
     finally:
         trainer.stop(site)
+
+
+def complete(folder: Path, names: Sequence[str]) -> None:
+    """Raises: ConfigError if a file of `init` is missing, as in a folder of an earlier version."""
+    for name in names:
+        if not (folder / name).exists():
+            raise ConfigError(f"{folder / name}: it is missing; carry the folder here as `federation init` wrote it")
 
 
 def supervise(
@@ -161,14 +158,14 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def answered(server: ServerFolder) -> bool:
-    """Whether somebody listens on the server's port."""
+    """Whether somebody listens on the server's port for the operator."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", server.link.listening)) == 0
+        return probe.connect_ex(("127.0.0.1", server.local_port)) == 0
 
 
 def free_port() -> int:
-    """A port nobody listens on now, for a SuperNode's own processes on this machine."""
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
