@@ -67,8 +67,8 @@ def main() -> None:
         open_cases = [name for name in names if name not in study.chosen]
         grid = {
             (name, rate): pool.submit(play, options, study, name, rate, study.seeds[0], "validation")
-            for name in open_cases
             for rate in study.rates
+            for name in open_cases
         }
         tried = {key: study.figure(future.result(), key[0]) for key, future in grid.items()}
         best = {name: study.chosen.get(name) or best_rate(study, name, tried) for name in names}

@@ -28,7 +28,9 @@ from thinwire.models.heads import HEAD_CLASSES, Head
 from thinwire.models.merging import bake
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
-from thinwire.training import Job, Trainer
+from thinwire.training import Job, Trainer, forward
+from thinwire.training.batches import collate
+from thinwire.training.forward import outcomes_at
 from thinwire.training.trial import try_out
 
 pytestmark = pytest.mark.long
@@ -94,11 +96,22 @@ def adapt_and_check(task: str, folder: Path) -> None:
     trained = trainer.train([Job(Plan(begun, ("a", "b", "extra")), examples(task), 0, 0)])[0].adapters
     assert not same(begun, trained)
     peft_bridge.write(model, trained)
+    if task == "text":
+        check_chunks(base, model)
     want = logits(task, peft_bridge.network(model))
     peft_bridge.export(model, trained, folder / "adapter")
     assert same(peft_bridge.load_adapter(model, folder / "adapter"), trained)
     check_equal(logits(task, peft.PeftModel.from_pretrained(plain(task, folder), folder / "adapter")), want)
     check_equal(logits(task, merged(task, folder, trained)), want)
+
+
+def check_chunks(base: Base, model: Any) -> None:
+    """Logits that are made in chunks give the losses of all at once."""
+    network, batch = peft_bridge.network(model), collate(examples("text"))
+    want = outcomes_at(network, batch)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "CHUNK", 3 * base.model.config.get_text_config().vocab_size)
+        check_equal(outcomes_at(network, batch)[1], want)
 
 
 def merged(task: str, folder: Path, adapters: Adapters) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from transformers import LlamaConfig
 
 from thinwire.data import Example
-from thinwire.training.batches import collate, split_by_length, stream, targets_of
+from thinwire.training.batches import ROOM, collate, room, split_by_length, stream, targets_of
 from thinwire.training.schedule import factor
 
 
@@ -52,6 +53,18 @@ def test_a_cut_needs_to_spare_enough():
     examples = [of_length(20), of_length(20), of_length(10), of_length(10)]
     assert [len(part) for part in split_by_length(examples, 4, 20)] == [2, 2]
     assert [len(part) for part in split_by_length(examples, 4, 21)] == [4]
+
+
+def test_a_part_has_few_tokens_or_one_example():
+    examples = [of_length(size) for size in (3, 30, 12, 4, 4, 10, 5)]
+    parts = [[len(example.tokens) for example in part] for part in split_by_length(examples, 3, None, 24)]
+    assert parts == [[30], [12, 10], [5, 4, 4], [3]]
+
+
+def test_room_is_a_matter_of_device_and_model():
+    small, large = (LlamaConfig(num_hidden_layers=layers, hidden_size=64) for layers in (2, 32))
+    assert room("cpu", small) == 16 * room("cpu", large) == ROOM["cpu"] // 128
+    assert room("cuda", large) is None
 
 
 def test_schedules():

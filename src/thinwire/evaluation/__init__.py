@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.data import Example
 from thinwire.models import Base
-from thinwire.training.batches import PASS_COST, collate, split_by_length, targets_of
-from thinwire.training.forward import logits_at
+from thinwire.training.batches import PASS_COST, SCORED, collate, split_by_length, targets_of
+from thinwire.training.forward import outcomes_at
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def unheard(examples: int) -> None:
     """Tells nobody."""
 
 
-def evaluate(base: Base, model: Any, adapters: Adapters | None, examples: Sequence[Example], batch: int = 32) -> Scores:
+def evaluate(base: Base, model: Any, adapters: Adapters | None, examples: Sequence[Example], batch: int = 64) -> Scores:
     """Scores of `adapters` on the base, or of the base alone for None. Leaves `adapters` in the model.
 
     Raises: ValueError if no example has a target.
@@ -111,7 +110,7 @@ def predict(
     model: Any,
     adapters: Adapters | None,
     examples: Sequence[Example],
-    batch: int = 32,
+    batch: int = 64,
     progress: Callable[[int], None] = unheard,
 ) -> Outcomes:
     """What `adapters` on the base, or the base alone for None, make of each target. Leaves `adapters` in the model.
@@ -126,15 +125,16 @@ def predict(
     network = peft_bridge.network(model).eval()
     scored = [index for index, example in enumerate(examples) if targets_of(example)]
     order = sorted(scored, key=lambda index: -len(examples[index].tokens))  # as `split_by_length` sorts
+    kind = base.device.type
+    parts = split_by_length([examples[index] for index in scored], batch, PASS_COST.get(kind), SCORED.get(kind))
     found: list[tuple[np.ndarray, ...]] = []
     classifies, done = False, 0
     with peft_bridge.disabled(model) if adapters is None else nullcontext():
-        for part in split_by_length([examples[index] for index in scored], batch, PASS_COST.get(base.device.type)):
+        for part in parts:
             data = collate(part).to(base.device)
-            logits = logits_at(network, data)
-            nats = nn.functional.cross_entropy(logits, data.targets, reduction="none")
+            guess, nats = outcomes_at(network, data)
             rows = np.array(order[done : done + len(part)])[data.rows.cpu().numpy()]
-            found.append((rows, *(tensor.cpu().numpy() for tensor in (data.targets, logits.argmax(dim=1), nats))))
+            found.append((rows, *(tensor.cpu().numpy() for tensor in (data.targets, guess, nats))))
             classifies, done = not data.writes, done + len(part)
             progress(len(part))
     none = np.empty(0, np.int64)

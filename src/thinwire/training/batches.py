@@ -15,6 +15,13 @@ from thinwire.randomness import derive, permutation
 PASS_COST = {"cpu": 384}
 """Padding tokens that cost as much as one more forward and backward pass, by device type; absent: always more."""
 
+SCORED = {"cpu": 3072}
+"""Tokens of a forward pass that scores, by device type: more are not faster there."""
+
+ROOM = {"cpu": 1 << 22}
+"""Tokens of a forward and backward pass times layers times width, by device type: about 600 MB of what is kept for the
+way back. More are not faster there; where a device is not named, `train.batch` alone decides."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -88,13 +95,27 @@ def stream(seed: int, count: int, first: int, number: int) -> list[int]:
     return taken
 
 
-def split_by_length(examples: Sequence[Example], batch: int, spare: int | None = None) -> list[list[Example]]:
+def room(device: str, config: Any) -> int | None:
+    """Tokens of a forward and backward pass of a model on a type of device; None: no limit."""
+    text = config.get_text_config()
+    size = getattr(text, "num_hidden_layers", 0) * getattr(text, "hidden_size", 0)
+    return ROOM[device] // size if device in ROOM and size else None
+
+
+def split_by_length(
+    examples: Sequence[Example], batch: int, spare: int | None = None, tokens: int | None = None
+) -> list[list[Example]]:
     """The examples in parts of at most `batch`, longest first, so that little padding is computed; ties in order.
 
-    With `spare`, a part is cut further wherever that saves as many padding tokens (see `PASS_COST`).
+    With `spare`, a part is cut further wherever that saves as many padding tokens (see `PASS_COST`). With `tokens`, a
+    part has no more of them, padding included, or is a single example.
     """
-    ordered = sorted(examples, key=lambda example: -len(example.tokens))
-    parts = [ordered[low : low + batch] for low in range(0, len(ordered), batch)]
+    rest = sorted(examples, key=lambda example: -len(example.tokens))
+    parts = []
+    while rest:
+        size = batch if tokens is None else min(batch, tokens // max(1, len(rest[0].tokens)) or 1)
+        parts.append(rest[:size])
+        rest = rest[size:]
     return parts if spare is None else [piece for part in parts for piece in _cut(part, spare)]
 
 

@@ -23,7 +23,7 @@ from thinwire.training import optimizer as optimizers
 from thinwire.training import shares
 from thinwire.training.anchor import Anchor
 from thinwire.training.augment import varied
-from thinwire.training.batches import PASS_COST, collate, split_by_length, stream, targets_of
+from thinwire.training.batches import PASS_COST, collate, room, split_by_length, stream, targets_of
 from thinwire.training.forward import autocast, losses_at
 from thinwire.training.private import Draw
 from thinwire.training.schedule import factor
@@ -50,6 +50,7 @@ class Trainer:
     def __init__(self, base: Base, model: Any, config: TrainConfig, rounds: int, noise: Noise | None = None) -> None:
         self.base, self.model, self.config, self.noise = base, model, config, noise
         self.horizon = config.horizon or rounds
+        self.room = room(base.device.type, base.model.config) if base.tokenizer is not None else None
         self.parameters, self.shares = peft_bridge.parameters(model), shares.here()
 
     def train(self, jobs: Sequence[Job]) -> list[TrainingResult]:
@@ -139,7 +140,7 @@ class Trainer:
         count = sum(targets_of(example) for example in examples)
         loss = 0.0
         spare = PASS_COST.get(self.base.device.type)
-        for part in split_by_length(self.shares.mine(examples), self.config.batch, spare):
+        for part in split_by_length(self.shares.mine(examples), self.config.batch, spare, self.room):
             batch = collate(part).to(self.base.device)
             if not len(batch.targets):
                 continue
