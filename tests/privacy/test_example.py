@@ -18,6 +18,7 @@ from thinwire.config import TrainConfig
 from thinwire.data import Example
 from thinwire.privacy.noise import Noise
 from thinwire.randomness import uniform
+from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
 from thinwire.training.forward import losses_at
 from thinwire.training.private import Draw
@@ -40,7 +41,7 @@ def plain(rows: torch.Tensor) -> tuple[dict, dict]:
 
 def summed(rows: torch.Tensor, examples, noise: Noise = QUIET, expected: int = 1) -> torch.Tensor:
     live, loss_of = plain(rows)
-    Draw(noise, (1, 2, 3), expected, 6).gradients(live, examples, loss_of)
+    Draw(noise, (1, 2, 3), expected, 6).gradients(live, dict(enumerate(examples)), loss_of)
     return torch.cat([value.grad for value in live.values()])
 
 
@@ -75,7 +76,7 @@ def test_the_noise_has_its_deviation_even_without_an_example():
     live = {("w", "a"): nn.Parameter(torch.zeros(200, 300)), ("w", "extra"): nn.Parameter(torch.zeros(5000))}
     seen = []
     for names in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)):
-        loss = Draw(Noise("gradient", 0.5, 3.0, 5), names, 10, 100).gradients(live, [], lambda example: torch.zeros(()))
+        loss = Draw(Noise("gradient", 0.5, 3.0, 5), names, 10, 100).gradients(live, {}, lambda example: torch.zeros(()))
         assert loss == 0
         for value in live.values():
             assert float(value.grad.std()) == pytest.approx(3.0 * 0.5 / 10, rel=5 / math.sqrt(2 * value.numel()))
@@ -127,6 +128,119 @@ def test_a_real_step_is_the_sum_of_clipped_gradients(tiny):
         torch.testing.assert_close(got[key], want, rtol=1e-5, atol=1e-6)
 
 
+TRAIN_MODE = {
+    "no module that draws": {},
+    "dropout of the adapter": {"dropout": 0.5},
+    "dropout of the base": {"base": 0.4},
+    "dropout of both": {"dropout": 0.5, "base": 0.4},
+    "norms trained in full": {"dropout": 0.3, "extras": ("norm",)},
+    "a head trained in full": {"base": 0.3, "extras": ("lm_head",)},
+}
+
+
+@pytest.mark.parametrize("kind", TRAIN_MODE)
+@pytest.mark.parametrize("augmented", [False, True])
+def test_one_record_moves_a_step_s_sum_by_the_clip_at_most(tiny, kind, augmented, monkeypatch):
+    """Whatever draws in training mode: one record less, or another in its place, leaves the others' gradients alone."""
+    from thinwire.training import trainer as module
+
+    if augmented:  # changes the text by its seed, as pictures are
+        shift = lambda row, seed: replace(row, tokens=tuple(2 + (token + seed) % 40 for token in row.tokens))  # noqa: E731
+        monkeypatch.setattr(module, "varied", lambda rows, kinds, seed: [shift(row, seed) for row in rows])
+    given = dict(TRAIN_MODE[kind])
+    base = given.pop("base", 0.0)
+    config = replace(SGD, learning_rate=1.0, batch=8)
+    trainer, begin = set_up(tiny("gpt2" if base and not given.get("extras") else "llama"), config, **given)
+    network = module.peft_bridge.network(trainer.model)
+    if base:
+        for layer in network.modules():
+            if hasattr(layer, "attention_dropout"):
+                layer.attention_dropout = base
+            if isinstance(layer, nn.Dropout) and "lora" not in type(layer).__module__ and not layer.p:
+                layer.p = base
+    trainer.noise = None
+    begin = run(trainer, begin, examples=copying(40)).adapters  # b is no longer zero
+    clip = 0.01
+    trainer.noise = Noise("gradient", clip, 0.0, 5)
+    examples = copying(8)
+    empty = Example(examples[3].tokens, (-100,) * len(examples[3].tokens))  # its place stays, nothing is learned of it
+    other = copying(40)[33]
+
+    def end(third: Example):
+        return run(trainer, begin, examples=[*examples[:3], third, *examples[4:]]).adapters
+
+    whole, without, exchanged = end(examples[3]), end(empty), end(other)
+
+    def apart(one, two):
+        return math.sqrt(sum(float((one[key] - two[key]).double().square().sum()) for key in one)) * 8
+
+    assert 0.5 * clip < apart(dict(whole.items()), dict(without.items())) <= clip * (1 + 1e-3)
+    assert apart(dict(whole.items()), dict(exchanged.items())) <= 2 * clip * (1 + 1e-3)
+
+
+def test_dropout_is_drawn_by_the_secret_the_step_and_the_place(tiny):
+    seeds = {
+        Draw(Noise("gradient", 1.0, 0.0, secret), (5, round_, step), 4, 6).seed(place, purpose)
+        for secret in (1, 2) for round_ in (0, 1) for step in (0, 1) for place in (0, 1)
+        for purpose in ("dropout", "augment")
+    }  # fmt: skip
+    assert len(seeds) == 32
+
+
+class Keeps(nn.Module):
+    """Adds the mean of what it saw before, as running statistics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += float(x.mean())
+        return x + 0 * self.seen
+
+
+class Draws(nn.Module):
+    """Scales by a draw from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = torch.Generator().manual_seed(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(torch.rand((), generator=self.own))
+
+
+@pytest.mark.parametrize(("layer", "words"), [(Keeps, r"\(Keeps\) keeps something"), (Draws, "generator of its own")])
+def test_a_module_that_ties_examples_to_one_another_is_refused(tiny, layer, words):
+    trainer, _ = set_up(tiny("llama"), SGD)
+    network = trainer.model.get_base_model()
+    network.model.norm = nn.Sequential(network.model.norm, layer())
+    with pytest.raises(ConfigError, match=rf"privacy.level = 'example': .*{words}"):
+        trainer.check_apart(copying(4))
+    if layer is Keeps:
+        assert float(network.model.norm[1].seen) == 0, "the trial leaves nothing behind"
+
+
+@pytest.mark.parametrize(("norm", "extras"), [("batch", ("all-norm",)), ("batch", ()), ("group", ("all-norm",))])
+def test_batch_normalisation_that_is_trained_is_refused(norm, extras):
+    """Its running statistics are of all examples, and travel without noise; the base's own never change."""
+    from tests.models.test_resnet import TEN, pictures
+    from thinwire import peft_bridge
+    from thinwire.config import LoraConfig, ModelConfig
+    from thinwire.models import load_base
+    from thinwire.models.heads import Head
+    from thinwire.training import Trainer
+
+    base = load_base(ModelConfig(name="resnet8", width=8, norm=norm), "cpu", Head("image", TEN, 0))
+    model = peft_bridge.attach(base, LoraConfig(rank=2, targets=("conv1",), extras=extras))
+    trainer = Trainer(base, model, SGD, 1, QUIET)
+    if norm == "batch" and extras:
+        with pytest.raises(ConfigError, match=r"BatchNorm2d\) keeps something.*model.norm = group"):
+            trainer.check_apart(pictures(4))
+    else:
+        trainer.check_apart(pictures(4))
+
+
 def test_training_with_noise_is_repeatable_and_differs_by_seed(tiny):
     config = replace(SGD, steps=3, optimizer="adamw", learning_rate=1e-2)
     trainer, begin = set_up(tiny("llama"), config)
@@ -147,24 +261,6 @@ def test_private_training_still_learns(tiny):
     trainer.noise = Noise("gradient", 1.0, 0.3, 5)
     done = run(trainer, begin)
     assert sum(done.losses[-8:]) < 0.9 * sum(done.losses[:8])
-
-
-def test_an_example_is_augmented_by_its_own_place(tiny, monkeypatch):
-    """Who else was drawn changes nothing of it: otherwise one example more would move the gradients of others."""
-    from thinwire.training import trainer as module
-
-    seen = []
-    monkeypatch.setattr(module, "varied", lambda rows, kinds, seed: seen.append((rows[0].tokens, seed)) or list(rows))
-    trainer, begin = set_up(tiny("llama"), replace(SGD, steps=6))
-    examples = copying(5)
-    for rate_seed in (5, 6):
-        trainer.noise = Noise("gradient", 1.0, 0.0, rate_seed)
-        run(trainer, begin, examples=examples)
-    by_place = {}
-    for tokens, seed in seen:
-        by_place.setdefault(seed, set()).add(tokens)
-    assert {len(tokens) for tokens in by_place.values()} == {1}
-    assert len(by_place) < len(seen), "some were drawn in both runs"
 
 
 def test_what_may_not_move_does_not(tiny):

@@ -50,9 +50,12 @@ class Session(AdaptedBase):
         return noise_of(self.recipe.privacy, self.recipe.run.seed if self.secret is None else self.secret)
 
     def trainer(self) -> Trainer:
-        """Who trains as the recipe says."""
+        """Who trains as the recipe says. Raises: ConfigError for a model that noise on gradients does not cover."""
         gradient = self.noise if self.noise and self.noise.place == "gradient" else None
-        return Trainer(self.base, self.model, self.recipe.train, self.recipe.federation.rounds, gradient)
+        trainer = Trainer(self.base, self.model, self.recipe.train, self.recipe.federation.rounds, gradient)
+        if gradient:
+            trainer.check_apart(next(iter(self.clients.values())))
+        return trainer
 
     @property
     def records(self) -> Identity:

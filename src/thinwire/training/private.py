@@ -16,6 +16,7 @@ from thinwire.adapters import Key
 from thinwire.data import Example
 from thinwire.privacy.noise import Noise, scaled, square
 from thinwire.randomness import derive, seeded_mask
+from thinwire.settings import ConfigError
 from thinwire.training.batches import targets_of
 
 
@@ -37,17 +38,25 @@ class Draw:
         rate = self.expected / self.among
         return seeded_mask(derive(self.noise.seed, "batch", *self.names), self.among, rate).tolist()
 
+    def seed(self, place: int, purpose: str) -> int:
+        """What an example draws by itself in this step, whoever else was drawn: as secret as the noise."""
+        return derive(self.noise.seed, purpose, *self.names, place)
+
     def gradients(
-        self, live: Mapping[Key, nn.Parameter], examples: Sequence[Example], loss_of: Callable[[Example], Tensor]
+        self, live: Mapping[Key, nn.Parameter], examples: Mapping[int, Example], loss_of: Callable[[Example], Tensor]
     ) -> float:
         """Set the gradients to `(sum of clipped gradients + noise) / expected`; the mean loss of the examples, or 0.
 
-        One backward pass an example. An example whose gradient is not finite contributes nothing; its loss is left
-        out, and is nan only if all are. The loss is what was measured, without noise.
+        examples: by place. One backward pass an example, with torch's generator seeded anew before each, so that no
+        dropout depends on who else was drawn. An example whose gradient is not finite contributes nothing; its loss
+        is left out, and is nan only if all are. The loss is what was measured, without noise.
         """
         total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in live.items()}
         losses = []
-        for example in filter(targets_of, examples):
+        for place, example in examples.items():
+            if not targets_of(example):
+                continue
+            torch.manual_seed(self.seed(place, "dropout"))
             loss = loss_of(example)
             losses.append(float(loss.detach()))
             found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
@@ -62,3 +71,35 @@ class Draw:
         if not losses:
             return 0.0
         return sum(finite) / len(finite) if finite else math.nan
+
+
+def check_apart(network: nn.Module, examples: Sequence[Example], loss_of: Callable[[Example], Tensor]) -> None:
+    """Each example's pass is its own in training mode, as clipping it by itself takes for granted. Leaves no trace.
+
+    Raises: ConfigError for a module that keeps something of an example for the next one, as batch normalisation does,
+    or that draws from another generator than torch's.
+    """
+    able = [example for example in examples if targets_of(example)]
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    losses = []
+    with torch.random.fork_rng([value.device for value in network.parameters() if value.is_cuda][:1]), torch.no_grad():
+        for example in (able[0], able[-1], able[0]):
+            torch.manual_seed(0)
+            losses.append(float(loss_of(example)))
+    after = dict(network.named_buffers())
+    changed = sorted(name for name in after if name not in before or not torch.equal(after[name], before[name]))
+    for name in changed:
+        if name in before:
+            after[name].copy_(before[name])
+    if changed:
+        where = changed[0].rpartition(".")[0]
+        kind = type(network.get_submodule(where)).__name__
+        raise ConfigError(
+            f"privacy.level = 'example': {where} ({kind}) keeps something of each example for the next ones; "
+            "allowed are models without such modules (a resnet: model.norm = group)"
+        )
+    if math.isfinite(losses[0]) and not math.isclose(losses[0], losses[2], rel_tol=1e-4):
+        raise ConfigError(
+            f"privacy.level = 'example': {type(network).__name__} gives an example another loss under the same seed, "
+            "so it draws from a generator of its own; allowed is a model that draws from torch's alone"
+        )

@@ -25,7 +25,7 @@ from thinwire.training.anchor import Anchor
 from thinwire.training.augment import varied
 from thinwire.training.batches import PASS_COST, collate, room, split_by_length, stream, targets_of
 from thinwire.training.forward import autocast, losses_at
-from thinwire.training.private import Draw
+from thinwire.training.private import Draw, check_apart
 from thinwire.training.schedule import factor
 
 
@@ -56,6 +56,14 @@ class Trainer:
     def train(self, jobs: Sequence[Job]) -> list[TrainingResult]:
         """Train every job from its plan's start. Raises: ValueError for a job without an example to learn from."""
         return [self._train(job) for job in jobs]
+
+    def check_apart(self, examples: Sequence[Example]) -> None:
+        """Raises: ConfigError if the model ties examples to one another, which noise on their gradients cannot hide."""
+        for value in self.parameters.values():
+            value.requires_grad_(value.is_floating_point())
+        network = self._network()
+        check_apart(network, examples, lambda example: self._loss([example], network))
+        network.eval()
 
     def steps(self, job: Job) -> int:
         """Optimizer steps of a job."""
@@ -116,17 +124,17 @@ class Trainer:
             else:
                 among = len(job.examples)
                 draw = Draw(self.noise, (job.seed, job.round, step), min(size, among), among)
-                examples = [self._varied(job, position, place) for place in draw.places]
-                loss = draw.gradients(live, examples, lambda example: self._loss([example], network))
+                drawn = {place: self._varied(job, place, draw.seed(place, "augment")) for place in draw.places}
+                examples = list(drawn.values())
+                loss = draw.gradients(live, drawn, lambda example: self._loss([example], network))
             losses.append(self._move(loss, optimizer, anchor))
             if not math.isfinite(losses[-1]):
                 break
             tokens += sum(len(example.tokens) for example in examples)
         return losses, tokens
 
-    def _varied(self, job: Job, position: int, place: int) -> Example:
-        """An example augmented by its own place alone, whoever else was drawn."""
-        seed = derive(job.seed, "augment", position, place)
+    def _varied(self, job: Job, place: int, seed: int) -> Example:
+        """An example augmented by a seed of its own, whoever else was drawn."""
         return varied(job.examples[place : place + 1], self.config.augment, seed)[0]
 
     def _loss(self, examples: Sequence[Example], network: Any) -> Tensor:
