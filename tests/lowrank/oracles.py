@@ -91,3 +91,18 @@ def make(
 
     changes = [(one(0), one(1)) for _ in range(clients)]
     return LowRank(b, a), changes, unit_weights([1.0 + k % 3 for k in range(clients)])
+
+
+def sparse_rescaled(
+    rows: int, columns: int, rank: int, clients: int, density: float, grow_a: float, grow_b: float, seed: int = 0
+) -> tuple[LowRank, list[Change], list[float]]:
+    """Clients that share nothing: each change has few entries, and grow_a, grow_b times the length of its factor."""
+    g = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(rank, columns, generator=g) * 2 - 1) / columns**0.5, torch.randn(rows, rank, generator=g)
+
+    def one(factor: Tensor, length: float) -> Tensor:
+        kept = torch.randn(factor.shape, generator=g) * (torch.rand(factor.shape, generator=g) < density)
+        return kept * (length * factor.norm() / kept.norm().clamp(min=1e-30))
+
+    changes = [(one(a, grow_a), one(b, grow_b)) for _ in range(clients)]
+    return LowRank(b, a), changes, unit_weights([1.0 + k % 3 for k in range(clients)])
