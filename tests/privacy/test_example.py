@@ -32,7 +32,7 @@ def plain(rows: torch.Tensor) -> tuple[dict, dict]:
     """A linear model of two parameters: example k has the gradient `rows[k]`."""
     live = {("w", "a"): nn.Parameter(torch.zeros(2)), ("w", "b"): nn.Parameter(torch.zeros(1))}
 
-    def loss_of(example: Example) -> torch.Tensor:
+    def loss_of(example: Example, seed: int) -> torch.Tensor:
         row = rows[example.tokens[0]]
         return row[:2] @ live["w", "a"] + row[2] * live["w", "b"][0]
 
@@ -76,7 +76,8 @@ def test_the_noise_has_its_deviation_even_without_an_example():
     live = {("w", "a"): nn.Parameter(torch.zeros(200, 300)), ("w", "extra"): nn.Parameter(torch.zeros(5000))}
     seen = []
     for names in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)):
-        loss = Draw(Noise("gradient", 0.5, 3.0, 5), names, 10, 100).gradients(live, {}, lambda example: torch.zeros(()))
+        draw = Draw(Noise("gradient", 0.5, 3.0, 5), names, 10, 100)
+        loss = draw.gradients(live, {}, lambda example, seed: torch.zeros(()))
         assert loss == 0
         for value in live.values():
             assert float(value.grad.std()) == pytest.approx(3.0 * 0.5 / 10, rel=5 / math.sqrt(2 * value.numel()))

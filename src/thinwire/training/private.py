@@ -19,6 +19,9 @@ from thinwire.randomness import derive, seeded_mask
 from thinwire.settings import ConfigError
 from thinwire.training.batches import targets_of
 
+SeededLoss = Callable[[Example, int], Tensor]
+"""The loss of one example, where whatever is drawn at random follows from a seed."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -43,11 +46,11 @@ class Draw:
         return derive(self.noise.seed, purpose, *self.names, place)
 
     def gradients(
-        self, live: Mapping[Key, nn.Parameter], examples: Mapping[int, Example], loss_of: Callable[[Example], Tensor]
+        self, live: Mapping[Key, nn.Parameter], examples: Mapping[int, Example], loss_of: SeededLoss
     ) -> float:
         """Set the gradients to `(sum of clipped gradients + noise) / expected`; the mean loss of the examples, or 0.
 
-        examples: by place. One backward pass an example, with torch's generator seeded anew before each, so that no
+        examples: by place. One backward pass an example, each under a seed of its own, so that no
         dropout depends on who else was drawn. An example whose gradient is not finite contributes nothing; its loss
         is left out, and is nan only if all are. The loss is what was measured, without noise.
         """
@@ -56,8 +59,7 @@ class Draw:
         for place, example in examples.items():
             if not targets_of(example):
                 continue
-            torch.manual_seed(self.seed(place, "dropout"))
-            loss = loss_of(example)
+            loss = loss_of(example, self.seed(place, "dropout"))
             losses.append(float(loss.detach()))
             found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
             present = {key: gradient for key, gradient in zip(live, found, strict=True) if gradient is not None}
@@ -73,7 +75,7 @@ class Draw:
         return sum(finite) / len(finite) if finite else math.nan
 
 
-def check_apart(network: nn.Module, examples: Sequence[Example], loss_of: Callable[[Example], Tensor]) -> None:
+def check_apart(network: nn.Module, examples: Sequence[Example], loss_of: SeededLoss) -> None:
     """Each example's pass is its own in training mode, as clipping it by itself takes for granted. Leaves no trace.
 
     Raises: ConfigError for a module that keeps something of an example for the next one, as batch normalisation does,
@@ -84,8 +86,7 @@ def check_apart(network: nn.Module, examples: Sequence[Example], loss_of: Callab
     losses = []
     with torch.random.fork_rng([value.device for value in network.parameters() if value.is_cuda][:1]), torch.no_grad():
         for example in (able[0], able[-1], able[0]):
-            torch.manual_seed(0)
-            losses.append(float(loss_of(example)))
+            losses.append(float(loss_of(example, 0)))
     after = dict(network.named_buffers())
     changed = sorted(name for name in after if name not in before or not torch.equal(after[name], before[name]))
     for name in changed:

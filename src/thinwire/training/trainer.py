@@ -62,7 +62,7 @@ class Trainer:
         for value in self.parameters.values():
             value.requires_grad_(value.is_floating_point())
         network = self._network()
-        check_apart(network, examples, lambda example: self._loss([example], network))
+        check_apart(network, examples, lambda example, seed: self._loss([example], network, seed))
         network.eval()
 
     def steps(self, job: Job) -> int:
@@ -126,7 +126,7 @@ class Trainer:
                 draw = Draw(self.noise, (job.seed, job.round, step), min(size, among), among)
                 drawn = {place: self._varied(job, place, draw.seed(place, "augment")) for place in draw.places}
                 examples = list(drawn.values())
-                loss = draw.gradients(live, drawn, lambda example: self._loss([example], network))
+                loss = draw.gradients(live, drawn, lambda example, seed: self._loss([example], network, seed))
             losses.append(self._move(loss, optimizer, anchor))
             if not math.isfinite(losses[-1]):
                 break
@@ -137,8 +137,9 @@ class Trainer:
         """An example augmented by a seed of its own, whoever else was drawn."""
         return varied(job.examples[place : place + 1], self.config.augment, seed)[0]
 
-    def _loss(self, examples: Sequence[Example], network: Any) -> Tensor:
-        """Mean loss over the target tokens of one forward pass."""
+    def _loss(self, examples: Sequence[Example], network: Any, seed: int) -> Tensor:
+        """Mean loss over the target tokens of one forward pass, whose dropout follows from the seed."""
+        torch.manual_seed(seed)
         batch = collate(examples).to(self.base.device)
         with autocast(self.base.device, self.config.autocast):
             return losses_at(network, batch).mean()
