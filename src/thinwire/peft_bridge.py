@@ -265,7 +265,7 @@ def _merge(model: Any, merged: Mapping[str, LowRank]) -> None:
 
 
 def keys_of(names: Iterable[str]) -> dict[str, Key]:
-    """The keys of a state dict's tensors by their names, PEFT's or the model's; what is no factor is an extra."""
+    """The keys of a state dict's tensors by their names, PEFT's or the model's; what is not a factor is an extra."""
     pattern = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
     found = {name: pattern.fullmatch(name) for name in names}
     return {name: (match[1], match[2].lower()) if match else (name, EXTRA) for name, match in found.items()}

@@ -1,7 +1,7 @@
 """The one source of random numbers: counter-based, the same on every platform, specified in docs/wire.md.
 
 Philox 4x64 with 10 rounds (Salmon et al., SC 2011), keyed by BLAKE2b of (seed, purpose, names). The noise of privacy,
-which never travels by its seed, comes from SHAKE-256 instead: nobody can foretell it without the key. Nothing here or
+which never travels by its seed, comes from SHAKE-256 instead: nobody can predict it without the key. Nothing here or
 elsewhere draws from a global generator.
 """
 

@@ -51,7 +51,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 def read(folder: Path, name: str, content: bytes, tokenizer: object, fields: dict[str, object]) -> None:
-    """Raises: whatever is no ConfigError."""
+    """Raises: whatever is not a ConfigError."""
     (folder / name).write_bytes(content)
     config = DataConfig(source=str(folder / name), **fields)
     with suppress(ConfigError):
@@ -143,7 +143,7 @@ def test_changes_of_anything(changes):
 @given(LETTERS | st.sampled_from([":", "", " ", "a:", "~", "x" * 300, "a/" * 3000]))
 def test_sources_of_anything(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "datasets", None)  # what is no file may be a name on the hub
+    monkeypatch.setitem(sys.modules, "datasets", None)  # what is not a file may be a name on the hub
     with suppress(ConfigError):
         open_source(DataConfig(source=source), 0)
 

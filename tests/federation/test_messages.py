@@ -1,4 +1,4 @@
-"""What is no message is named: a header's values are checked against the message's fields, all of them."""
+"""What is not a message is named: a header's values are checked against the message's fields, all of them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_every_field_of_a_request_has_its_type(field, value):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("nope", "reply: a header that is no JSON"),
-        ("3", "reply: a header that is no table of values: 3"),
+        ("nope", "reply: a header that is not JSON"),
+        ("3", "reply: a header that is not a table of values: 3"),
         ("{}", "reply.task is missing"),
         (json.dumps({**REPLY, "more": 1}), "reply.more is unknown"),
         (json.dumps({**REPLY, "version": "1"}), "reply.version = '1': allowed is an integer or nothing"),

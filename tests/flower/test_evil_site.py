@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, faults]
 
 REASONS = (
     "counted",
-    "no thinwire payload",
+    "not a thinwire payload",
     "refused: run is 4, expected 3",
     "is not finite",
     "refused: version is 0, expected 4",

@@ -72,8 +72,8 @@ def test_a_run_that_goes_on_is_left_alone(flower):
 
 def test_a_run_that_would_end_the_same_is_not(flower):
     flower.statuses["100"] = "finished:failed"
-    (flower.run / going.HOPELESS).write_text("round 2: the server's change is no good")
-    assert flower.tend() == [f"{flower.run}: round 2: the server's change is no good; it is not submitted again"]
+    (flower.run / going.HOPELESS).write_text("round 2: the server's change is not usable")
+    assert flower.tend() == [f"{flower.run}: round 2: the server's change is not usable; it is not submitted again"]
     assert going.going(flower.server) == []
     going.begin(flower.server, flower.run)
     assert not (flower.run / going.HOPELESS).exists(), "by hand it may be tried again"

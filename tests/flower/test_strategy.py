@@ -351,7 +351,7 @@ def test_the_budget_ends_the_rounds_of_flower(tmp_path, privacy, caplog):
     ("method", "privacy", "more", "words"),
     [
         ("fedit", PrivacyConfig("example", clip=1.0, noise_multiplier=1.0, delta=1e-5), {}, "which is the app's own"),
-        ("flexlora", CENTRAL, {}, "the factors of an SVD are no sum over clients; allowed is local"),
+        ("flexlora", CENTRAL, {}, "the factors of an SVD are not a sum over clients; allowed is local"),
         ("fedsrd", CENTRAL, {"clients_per_round": 2}, "they keep error feedback"),
         ("fedit", CENTRAL, {"weights": "examples"}, "allowed is uniform only"),
         ("fedit", replace(CENTRAL, clip=None), {}, r"privacy\.clip is missing"),

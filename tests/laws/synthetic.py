@@ -28,7 +28,7 @@ from thinwire.training import Job, TrainingResult
 from thinwire.values import ValuesConfig
 
 RUN = 1234
-"""The id of every run here, which is no seed."""
+"""The id of every run here, which is not a seed."""
 
 MODULES = {  # name: (O, r, I)
     "layer.0.query": (12, 4, 10),
@@ -102,7 +102,7 @@ def _learn(job: Job) -> TrainingResult:
 
 
 def spoiled(victims: set[int], value: float = math.nan, loss: float = 1.0) -> Train:
-    """`learn`, but clients with this data end with a value in every trained tensor that is no good."""
+    """`learn`, but clients with this data end with a value in every trained tensor that is not usable."""
 
     def train(jobs: Sequence[Job]) -> list[TrainingResult]:
         pairs = zip(jobs, learn(jobs), strict=True)

@@ -27,9 +27,9 @@ REFUSED: dict[tuple[str, str], str] = {
     ("text", "prophetnet"): "cannot be trained on texts of 5 tokens",
     ("text", "reformer"): "cannot be trained on texts of 5 tokens",
     ("text", "xmod"): "Input language unknown",
-    ("sequence", "canine"): "input embeddings are no table",
+    ("sequence", "canine"): "input embeddings are not a table",
     ("sequence", "ibert"): "matches no module",
-    ("sequence", "perceiver"): "input embeddings are no table",
+    ("sequence", "perceiver"): "input embeddings are not a table",
     ("sequence", "reformer"): "cannot be trained on texts of 5 tokens",
     ("sequence", "xmod"): "Input language unknown",
 }

@@ -121,9 +121,9 @@ def test_what_is_no_whole_gguf_model_is_named(tiny, file, tmp_path):
     content = file.read_bytes()
     for kept in (0, 3, 40, 2000, len(content) - 5000):
         (tmp_path / "cut.gguf").write_bytes(content[:kept])
-        refused(tmp_path / "cut.gguf", r"model.name = .*cut.gguf.*(cannot be loaded|is no GGUF file)")
+        refused(tmp_path / "cut.gguf", r"model.name = .*cut.gguf.*(cannot be loaded|is not a GGUF file)")
     (tmp_path / "cut.gguf").write_bytes(b"PK" + content)
-    refused(tmp_path, r"cut.gguf is no GGUF file: it does not begin")
+    refused(tmp_path, r"cut.gguf is not a GGUF file: it does not begin")
     (tmp_path / "b.gguf").write_bytes(content)
     refused(tmp_path, r"holds several models; allowed is the path of one of b.gguf, cut.gguf")
     part = tmp_path / "big-00001-of-00003.gguf"

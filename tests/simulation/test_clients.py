@@ -56,7 +56,7 @@ def test_a_function_gives_the_ranks(capable):
         ({"rank_of": {"nobody": 4}}, "federation.rank_of.nobody: no such client"),
         ({"density_of": {"nobody": 0.5}}, "federation.density_of.nobody: no such client"),
         ({"capability": "capable:half"}, r"gave 0.5; allowed is an integer"),
-        ({"capability": "capable:number"}, "that is no function"),
+        ({"capability": "capable:number"}, "not a function"),
         ({"capability": "capable:absent"}, "allowed is package.module:function"),
         ({"capability": "no.such:thing"}, "allowed is package.module:function"),
         ({"capability": "capable"}, "allowed is package.module:function"),

@@ -208,7 +208,7 @@ def test_bad_recipes_are_refused(privacy, sections, words):
         ({}, "local", "nothing travels; allowed is example"),
         ({}, "centralised", "nothing travels"),
         ({}, "flora", "not with flora: .*side by side; allowed is local"),
-        ({}, "flexlora", "not with flexlora: the factors of an SVD are no sum"),
+        ({}, "flexlora", "not with flexlora: the factors of an SVD are not a sum"),
     ],
 )
 def test_methods_that_it_makes_no_sense_for(privacy, method, words):

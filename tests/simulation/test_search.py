@@ -98,7 +98,7 @@ def test_every_step_raises_one_of_the_two_and_lowers_the_loss(losses):
 def test_a_run_that_diverges_is_never_taken(tmp_path):
     def play(recipe, directory, resume):
         if recipe.lora.rank > 1:
-            raise Diverged("the server's change is no good")
+            raise Diverged("the server's change is not usable")
         figures = {"one": {"after": 5.0 - recipe.method["up_density"]}}
         return {"loss": figures, "score": figures, "bytes_up": 10, "bytes_down": 20}
 

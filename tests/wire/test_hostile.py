@@ -1,4 +1,4 @@
-"""Bytes that are no payload, or not the one expected, end in WireError that says what and where."""
+"""Bytes that are not a payload, or not the one expected, end in WireError that says what and where."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def test_decoded_size_is_limited_before_decoding():
 @pytest.mark.parametrize(
     ("blob", "words"),
     [
-        (b"", "no thinwire payload"),
-        (b"PK\3\4" + b"\0" * 40, "no thinwire payload"),
+        (b"", "not a thinwire payload"),
+        (b"PK\3\4" + b"\0" * 40, "not a thinwire payload"),
         (
             build(line(kept=b"\x80\x80\x80\x80\x80\x80\x80\x80\x10", kinds=16)),
             "number of values is 1152921504606846976",

@@ -12,7 +12,7 @@ from thinwire.payload import Codes, Floats, Leaves
 
 @dataclass(frozen=True)
 class Cast:
-    """Round every value that is no code to `dtype`: "float32", "bfloat16" or "float16"."""
+    """Round every value that is not a code to `dtype`: "float32", "bfloat16" or "float16"."""
 
     dtype: str
 

@@ -90,7 +90,7 @@ def form_of(record: Record, config: DataConfig) -> tuple[str, ...]:
 
 
 def read_talk(record: Record, config: DataConfig) -> Conversation:
-    """The record's turns. Raises: ConfigError for a missing column, an unknown role, or what is no text."""
+    """The record's turns. Raises: ConfigError for a missing column, an unknown role, or what is not text."""
     form = form_of(record, config)
     if len(form) == 1:
         turns, chatty = _conversation(record, form[0]), True

@@ -30,7 +30,7 @@ _FOREIGN = re.compile(
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is left out. domain: what it would have been a file of, None if it is no data."""
+    """A file that is left out. domain: what it would have been a file of, None if it is not data."""
 
     name: str
     reason: str

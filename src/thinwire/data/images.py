@@ -138,7 +138,7 @@ def _read(folder: Path) -> list[Record]:
 
 
 def _left_out(root: Path) -> Iterator[str]:
-    """What lies in a folder of LABEL/FILE and is no image, a line a label."""
+    """What lies in a folder of LABEL/FILE and is not an image, a line a label."""
     for path in _seen(root):
         others = [inner for inner in _seen(path) if not _is_image(inner)] if path.is_dir() else []
         if not path.is_dir():

@@ -57,7 +57,7 @@ def encode(record: Record, tokenizer: Tokenizer, config: DataConfig) -> list[Exa
     `chat`, with what the template writes at the end of a turn). A record with an empty response (in `plain`: without
     text) gives none. In `plain` nothing is lost: a long text becomes several sequences, each of which begins with the
     token that the one before ends with, so every token is predicted once.
-    Raises: ConfigError for a missing column or chat template, for what is no text, for what a template refuses.
+    Raises: ConfigError for a missing column or chat template, for what is not text, for what a template refuses.
     """
     return encode_many([record], tokenizer, config)[0]
 

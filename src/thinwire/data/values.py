@@ -65,7 +65,7 @@ def missing(value: Any) -> bool:
 
 
 def as_text(value: Any, place: str) -> str:
-    """A value as a text, "" where it is missing. Raises: ConfigError for what is no text, number, truth or date."""
+    """A value as a text, "" where it is missing. Raises: ConfigError for what is not text, number, truth or date."""
     if isinstance(value, str):
         return _whole(value, place)
     if missing(value):
@@ -108,7 +108,7 @@ def as_label(value: Any, place: str) -> str:
 def as_labels(value: Any, place: str) -> list[str]:
     """The classes in a list, or in a text, split at white space; a text that begins with [ must be such a list.
 
-    Raises: ConfigError for a missing one, or what is no list.
+    Raises: ConfigError for a missing one, or what is not a list.
     """
     found = _items(value, place, opening=("[",))
     labels = [as_label(item, f"{place}, item {number}") for number, item in enumerate(found, start=1)]
@@ -120,7 +120,7 @@ def as_labels(value: Any, place: str) -> list[str]:
 def as_words(value: Any, place: str) -> list[str]:
     """The words in a list, or in a text, split at white space; a text that begins with [" or [' must be such a list.
 
-    Raises: ConfigError for what is no list.
+    Raises: ConfigError for what is not a list.
     """
     found = _items(value, place, opening=('["', "['"))
     return [as_text(item, f"{place}, item {number}") for number, item in enumerate(found, start=1)]
@@ -165,7 +165,7 @@ def _decoded(value: bytes, place: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{place}: bytes that are no UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ConfigError(f"{place}: bytes that are not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _items(value: Any, place: str, opening: tuple[str, ...]) -> Sequence[Any]:

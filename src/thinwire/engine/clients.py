@@ -58,5 +58,5 @@ def _function(name: str) -> Callable[[Client], Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"federation.capability = {name!r}: {error}; allowed is package.module:function") from None
     if not callable(found):
-        raise ConfigError(f"federation.capability = {name!r}: that is no function; allowed is package.module:function")
+        raise ConfigError(f"federation.capability = {name!r}: not a function; allowed is package.module:function")
     return found

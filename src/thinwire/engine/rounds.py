@@ -57,7 +57,7 @@ class Answer:
 def sample(side: ServerSide, number: int) -> list[Client]:
     """The clients of a round, in order: those that have joined, sampled if the recipe says so.
 
-    Privacy's seed draws them, where there is one: who cannot foretell the noise must not foretell the sample either.
+    With noise, its seed draws them: whoever cannot predict the noise must not be able to predict the sample.
     """
     present, count = joined(side, number), expected_count(side, number)
     if count == len(present):
@@ -102,7 +102,7 @@ def collect(
     try:
         server, outcome = aggregate(side.method, server, uploads, Context(number, side.seed), side.server, noised)
     except ValueError as error:
-        text = f"round {number + 1}: the server's change is no good: {error}; a smaller learning rate may help"
+        text = f"round {number + 1}: the server's change is not usable: {error}; a smaller learning rate may help"
         raise Diverged(text) from None
     return server, dict(outcome.refused)
 

@@ -42,7 +42,7 @@ TASKS = ("hello", "round", "evaluate", "test", "catch-up", "finish")
 
 
 class MessageError(ValueError):
-    """Bytes that are no message; the text says what is wrong with them."""
+    """Bytes that are not a message; the text says what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,12 @@ def _built(kind: type[Message], text: str, blobs: Sequence[bytes]) -> Message:
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise MessageError(f"{name}: a header that is no table of values: {text[:60]}")
+            raise MessageError(f"{name}: a header that is not a table of values: {text[:60]}")
         built = build(kind, {**values, "blobs": tuple(blobs)}, name)
     except (ConfigError, RecursionError) as error:
         raise MessageError(shown(str(error))) from None
     except ValueError as error:  # no JSON, or an integer of too many digits
-        raise MessageError(shown(f"{name}: a header that is no JSON: {error}")) from None
+        raise MessageError(shown(f"{name}: a header that is not JSON: {error}")) from None
     for field_ in ("run", "site"):
         value = getattr(built, field_, "")
         if value and not WORD.fullmatch(value):
@@ -142,7 +142,7 @@ def receive(connection: Connection) -> tuple[str, tuple[bytes, ...]]:
             raise MessageError(f"{count[:20]!r} blobs: allowed are 0 to {BLOBS}")
         return text, tuple(connection.recv_bytes(BLOB) for _ in range(int(count)))
     except UnicodeDecodeError:
-        raise MessageError("the header is no UTF-8 text") from None
+        raise MessageError("the header is not text in UTF-8") from None
     except OSError as error:
         if error.errno is not None:
             raise

@@ -26,7 +26,7 @@ from thinwire.storage.directory import RunDirectory
 
 
 def method_across(recipe: Recipe) -> Method:
-    """The recipe's method. Raises: ConfigError for what makes no sense or is not to be had across sites."""
+    """The recipe's method. Raises: ConfigError for what makes no sense or is not supported across sites."""
     method = method_of(recipe)
     check_across(method, recipe.federation, recipe.server, recipe.privacy, recipe.train)
     if recipe.privacy.level is not None:

@@ -112,7 +112,7 @@ class Store:
 
 
 def store(site: Path, federation: str, run: str) -> Store:
-    """The store of a run. Raises: ConfigError for a name that is no plain word."""
+    """The store of a run. Raises: ConfigError for a name that is not a plain word."""
     for what, name in (("federation", federation), ("run", run)):
         if not WORD.fullmatch(name):
             raise ConfigError(f"{what} {name!r}: allowed are letters, digits, dot, dash and underscore")
@@ -141,7 +141,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def describe(saved: SiteState) -> dict[str, Any]:
-    """The part of a state that is no tensor."""
+    """The part of a state that is not a tensor."""
     clients = {slot: getattr(saved, slot).version for slot in ("counted", "lost")}
     plain = {name: getattr(saved, name) for name in ("version", "round", "asked", "facts")}
     return {"format": FORMAT, "clients": clients, **plain}

@@ -139,7 +139,7 @@ device = "auto"
 
 
 def check_names(link: Link, sites: Sequence[str]) -> None:
-    """Raises: ConfigError for a name that is no plain word, a name given twice, an address without a port."""
+    """Raises: ConfigError for a name that is not a plain word, a name given twice, an address without a port."""
     for what, name in [("--name", link.name), *(("--sites", site) for site in sites)]:
         if not WORD.fullmatch(name):
             raise ConfigError(f"{what} {name!r}: allowed are letters, digits, dot, dash and underscore")

@@ -19,9 +19,9 @@ class BestRank(Rule):
     """The mean product's best approximation of the full rank; a lower rank has its first components."""
 
     cannot: ClassVar[Mapping[str, str]] = {
-        "server optimizer": "the factors of an SVD take the old ones' place: they are no step from them",
+        "server optimizer": "the factors of an SVD take the old ones' place: they are not a step from them",
         "kept optimizer": "the factors of each round are those of another SVD",
-        "central noise": "the factors of an SVD are no sum over clients",
+        "central noise": "the factors of an SVD are not a sum over clients",
     }
 
     def cut(self, adapters: Adapters, rank: int | None) -> Adapters:

@@ -82,7 +82,7 @@ def agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:
     try:
         table = model.get_input_embeddings().weight
     except (AttributeError, NotImplementedError):
-        raise ConfigError(f"{where}: its input embeddings are no table with a row for each token") from None
+        raise ConfigError(f"{where}: its input embeddings are not a table with a row for each token") from None
     config, rows = model.config.get_text_config(), len(table)
     spare = rows - 1 if rows > len(tokenizer) else None
     choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, spare, tokenizer.unk_token_id)

@@ -116,7 +116,7 @@ def _gguf(config: ModelConfig, path: Path) -> BaseSource:
         raise ConfigError(f"{where}: GGUF needs the package gguf (pip install 'thinwire[gguf]')")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ConfigError(f"{where}: {path.name} is no GGUF file: it does not begin with the letters GGUF")
+            raise ConfigError(f"{where}: {path.name} is not a GGUF file: it does not begin with the letters GGUF")
     return BaseSource(str(path.parent.absolute()), True, str(path.absolute()))
 
 
@@ -124,7 +124,7 @@ def check_configuration(config: ModelConfig, values: Mapping[str, Any], writes: 
     """Raises: ConfigError for a base that its configuration rules out; `writes`: it is to write text."""
     where, kind = f"model.name = {config.name!r}", values.get("model_type")
     if not kind:
-        raise ConfigError(f"{where}: its config.json names no model_type, so it is no model of transformers. {ALLOWED}")
+        raise ConfigError(f"{where}: its config.json names no model_type, so transformers has no such model. {ALLOWED}")
     if kind not in _known_types():
         own = " It comes with code of its own (auto_map), which is never run." if values.get("auto_map") else ""
         raise ConfigError(f"{where}: this version of transformers knows no model_type {kind!r}.{own} {ALLOWED}")

@@ -69,7 +69,7 @@ def guarantee(recipe: Recipe, federation: Federation, rounds: int) -> dict[str, 
 def resolved(recipe: Recipe, federation: Federation) -> Recipe:
     """The recipe with the noise that its epsilon asks for, which then is its budget too.
 
-    Raises: ConfigError where privacy makes no sense, is not to be had, or the budget is spent by the first round.
+    Raises: ConfigError where privacy makes no sense or is not supported, or the first round would exceed the budget.
     """
     ledger = run_ledger(recipe, federation, 0)
     if ledger is None:

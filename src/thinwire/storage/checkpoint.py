@@ -138,7 +138,7 @@ def saved(client: dict[str, Any], path: Path) -> ClientFiles:
 
 
 def describe(state: State) -> dict[str, Any]:
-    """The part of a state that is no tensor, and where its clients' are."""
+    """The part of a state that is not a tensor, and where its clients' are."""
     return {
         "format": FORMAT,
         "run": state.server.run,

@@ -74,7 +74,7 @@ class RunDirectory:
         return from_dict(values)
 
     def check_free(self) -> None:
-        """Raises: ConfigError if the folder holds anything, OSError if it can be no folder."""
+        """Raises: ConfigError if the folder holds anything, OSError if it cannot be a folder."""
         if self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(
                 f"run.output = {str(self.path)!r}: the folder exists and is not empty; "

@@ -165,7 +165,7 @@ def _all_logits(network: Any, batch: Batch) -> Tensor:
 
 
 def _class_logits(network: Any, batch: Batch) -> Tensor:
-    """A causal classifier takes the last token that is no padding, so padding must be what it takes for padding."""
+    """A causal classifier takes the last token that is not padding, so padding must be what it takes for padding."""
     if batch.pixels is not None:
         return network(pixel_values=_scaled(batch.pixels, network.config)).logits.float()
     padding = network.config.get_text_config().pad_token_id or 0

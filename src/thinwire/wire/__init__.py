@@ -94,7 +94,7 @@ def open_payload(blob: bytes, expect: Expect | None = None) -> Reader:
     if view[: len(MAGIC)] == MAGIC and len(blob) > len(MAGIC) and not readable(blob):
         raise WireError(f"format version {view[len(MAGIC)]}: this release reads {FORMAT}")
     if len(blob) < START + TRAILER or not readable(blob):
-        raise WireError(f"{len(blob)} bytes that are no thinwire payload")
+        raise WireError(f"{len(blob)} bytes that are not a thinwire payload")
     if zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
         raise WireError("checksum does not match: truncated or altered on the way")
     length = int.from_bytes(view[-TRAILER:-4], "little")

@@ -12,7 +12,7 @@ LIMIT = 1 << 31
 
 
 class WireError(ValueError):
-    """Bytes that are no payload, or not the one expected; says what and where."""
+    """Bytes that are not a payload, or not the one expected; says what and where."""
 
 
 class LeafHeader(Protocol):

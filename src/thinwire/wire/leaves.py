@@ -94,7 +94,7 @@ def get_entry(cursor: Cursor, left: int) -> Entry:
     try:
         name, part = (bytes(cursor.take(cursor.varint(NAME, "length of a name"))).decode() for _ in range(2))
     except UnicodeDecodeError as error:
-        raise cursor.fail("a name is no UTF-8") from error
+        raise cursor.fail("a name is not UTF-8") from error
     shape = tuple(cursor.varint(1 << 48, "dimension") for _ in range(cursor.byte(DIMENSIONS, "number of dimensions")))
     kinds = cursor.byte(SEEDED << 4 | 15, "kind of leaf")
     if kinds & 15 >= VALUE_CODINGS:
