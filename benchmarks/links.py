@@ -66,7 +66,7 @@ def embedded() -> Shapes:
 
     from thinwire import peft_bridge
     from thinwire.config import load_recipe
-    from thinwire.models import load_base
+    from thinwire.models.base import load_base
 
     recipe = load_recipe(None)
     model = peft_bridge.attach(load_base(recipe.model, "cpu"), recipe.lora)

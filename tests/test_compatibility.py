@@ -44,7 +44,7 @@ EVERYWHERE = {
     ("name", "sections", "words"),
     [
         ("flexlora", {"server": ADAM}, "server.optimizer = 'adam': not with flexlora: the factors of an SVD"),
-        ("flexlora", {"privacy": CENTRAL}, "privacy.noise = 'central': not with flexlora: .* no sum over clients"),
+        ("flexlora", {"privacy": CENTRAL}, "privacy.noise = 'central': not with flexlora: .* not a sum over clients"),
         ("fedit", {"federation": {"ranks": (1, 2)}}, "fedit needs the same rank everywhere; allowed with flasc, .*"),
         ("fedit", {"federation": {"densities": (0.1,)}}, "fedit has no density of its own; allowed with flasc"),
         ("fedit", {"federation": {"sampling": "poisson"}}, "needs federation.clients_per_round"),

@@ -19,10 +19,10 @@ from tests.tiny_models import tiny  # noqa: F401
 from thinwire import fetch as fetching
 from thinwire import known_models
 from thinwire.cli import main
-from thinwire.config import ModelConfig
 from thinwire.fetch import fetch, reason, whole
 from thinwire.known_models import KNOWN, RECORD, KnownModel, Part
-from thinwire.models import load_base, load_tokenizer
+from thinwire.models.base import load_base, load_tokenizer
+from thinwire.models.config import ModelConfig
 from thinwire.models.source import locate
 from thinwire.settings import ConfigError
 

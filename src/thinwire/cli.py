@@ -281,7 +281,7 @@ def show_data(options: argparse.Namespace) -> int:
         from thinwire.data import summary
         from thinwire.data.encode import encode_all, skipped_words
         from thinwire.data.load import load
-        from thinwire.models import load_tokenizer
+        from thinwire.models.base import load_tokenizer
 
     with waiting("reading the data"):
         dataset = load(recipe.data, recipe.run.seed)

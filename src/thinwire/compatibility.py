@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from thinwire.adapters import Adapters
-from thinwire.config import FederationConfig, TrainConfig, check_sections
+from thinwire.config import FederationConfig, check_sections
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context, Method
 from thinwire.methods import METHODS
@@ -18,6 +18,7 @@ from thinwire.parts import ASKED
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.server_optimizer import PLAIN, ServerConfig
 from thinwire.settings import ConfigError, unknown
+from thinwire.training.config import TrainConfig
 
 MERGING = {
     "central noise": "what it broadcasts are the uploads themselves, side by side",

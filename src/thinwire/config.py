@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thinwire.data.config import DataConfig
+from thinwire.models.config import RESNETS, LoraConfig, ModelConfig
 from thinwire.old_keys import modern
 from thinwire.participation import FederationConfig
 from thinwire.presets import PRESETS
@@ -17,112 +19,11 @@ from thinwire.privacy.config import check as check_privacy
 from thinwire.server_optimizer import ServerConfig
 from thinwire.server_optimizer import check as check_server
 from thinwire.settings import ConfigError, build, setting, unknown
-from thinwire.values import DTYPES, ValuesConfig
+from thinwire.training.config import TrainConfig
+from thinwire.values import ValuesConfig
 
-TASKS = ("text", "sequence", "token", "image")
-RESNETS = ("resnet8", "resnet18")
 FEW = 16
 """Clients of which each has a row in the table and is also trained alone, unless the recipe says otherwise."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The base model."""
-
-    name: str = setting(
-        "embedded",
-        "`embedded`, `resnet8`, `resnet18`, a name that `thinwire models` lists, a folder, a GGUF file, or the name of "
-        "a model on the hub",
-    )
-    width: int = setting(64, "channels of a resnet's first stage", low=1)
-    norm: str = setting("group", "a resnet's normalisation", choices=("group", "batch"))
-    dtype: str = setting("float32", "dtype of the frozen base; factors are float32 always", choices=DTYPES)
-    bits: int | None = setting(None, "load the base in 8 or 4 bits by bitsandbytes (CUDA only)", low=4, high=8)
-    adapter: str | None = setting(None, "folder of a PEFT LoRA adapter to start from")
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """The adapter's shape."""
-
-    rank: int = setting(16, "inner rank r of every module", low=1)
-    alpha: float = setting(32.0, "numerator of the scale alpha / r", above=0)
-    ranks: dict[str, int] = setting(  # noqa: RUF009
-        doc="module name -> rank of its own, of the same scale as the others", factory=dict, low=1
-    )
-    rslora: bool = setting(False, "scale alpha / sqrt(r) instead of alpha / r")
-    targets: tuple[str, ...] = setting(
-        ("all-linear",), "module names to adapt; all-linear (all but the head), all-conv; empty: none"
-    )
-    dropout: float = setting(0.0, "dropout on the adapter's input", low=0, below=1)
-    extras: tuple[str, ...] = setting((), "modules trained in full (PEFT's modules_to_save); all-norm, all")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Examples, and who holds which."""
-
-    task: str = setting(
-        "text", "what is learned: to write text, or a class of each sequence, token or image", choices=TASKS
-    )
-    source: str = setting("generator", "`generator`, `digits`, a folder or file (JSONL, CSV, Parquet), a hub data set")
-    clients: tuple[str, ...] = setting((), "domains or files that are clients; empty: all that the source has")
-    evaluate: tuple[str, ...] = setting((), "further domains that are only evaluated (out of domain)")
-    partition: str = setting("file", "how examples become clients", choices=("file", "column", "iid", "dirichlet"))
-    column: str | None = setting(None, "column of the client (partition column) or of the label (dirichlet, table)")
-    count: int = setting(4, "number of clients for iid and dirichlet", low=1)
-    alpha: float = setting(0.5, "concentration of dirichlet; small is uneven", above=0)
-    instruction: str = setting("instruction", "column of the question")
-    context: str = setting("input", "column of further input, may be absent")
-    response: str = setting("response", "column of the answer, on which the loss is taken")
-    messages: str | None = setting(
-        None, "column of a conversation; none: `messages` or `conversations`, where a record has one; empty: no column"
-    )
-    system: str | None = setting(
-        None, "column of the system prompt, may be absent; none: `system`, beside a conversation; empty: no column"
-    )
-    turns: str = setting("all", "the assistant's turns that training takes the loss on", choices=("all", "last"))
-    template: str = setting(
-        "auto",
-        "how an example becomes text; auto: chat for a conversation, if the tokenizer has a template, else alpaca",
-        choices=("auto", "alpaca", "chat", "plain"),
-    )
-    text: str = setting("text", "column of what is classified, and of the text of template plain")
-    label: str = setting("label", "column of the class; of the class of each word with task token")
-    labels: tuple[str, ...] = setting((), "all classes; empty: the training records' labels, sorted")
-    image: str = setting("image", "column of the image")
-    image_size: int | None = setting(None, "side in pixels to resize images to; none: the model's, or none", low=1)
-    max_length: int = setting(128, "tokens of a sequence; what is longer is cut off, or into several (plain)", low=8)
-    train_limit: int | None = setting(None, "examples per domain for training", low=1)
-    validation: float = setting(0.0, "share set aside as validation split where the source has none", low=0, below=1)
-    held_out: str = setting(
-        "records", "what is set aside: whole records, or the tail of every text", choices=("records", "tail")
-    )
-    test_limit: int | None = setting(None, "examples per domain for evaluation", low=1)
-    split: str = setting("test", "split on which the run is evaluated", choices=("test", "validation"))
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Local training."""
-
-    steps: int = setting(10, "optimizer steps of a client in a round", low=1)
-    epochs: float | None = setting(None, "passes over the client's examples instead of steps", above=0)
-    optimizer: str = setting("adamw", "local optimizer", choices=("adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "peak learning rate", above=0)
-    schedule: str = setting("constant", "learning rate over all rounds", choices=("constant", "cosine", "linear"))
-    horizon: int | None = setting(None, "rounds over which the schedule runs; none: the recipe's rounds", low=1)
-    warmup: int = setting(0, "steps of linear warm-up", low=0)
-    batch: int = setting(8, "examples of a forward pass", low=1)
-    accumulation: int = setting(1, "forward passes of an optimizer step", low=1)
-    weight_decay: float = setting(0.0, "AdamW's or SGD's weight decay", low=0)
-    momentum: float = setting(0.0, "SGD's momentum", low=0, below=1)
-    clip: float | None = setting(1.0, "largest gradient norm; none: no clipping", above=0)
-    autocast: bool = setting(False, "bfloat16 autocast where the device has it")
-    checkpointing: bool = setting(False, "gradient checkpointing")
-    augment: tuple[str, ...] = setting((), "changes of images in training", choices=("flip", "crop"))
-    proximal: float = setting(0.0, "FedProx: pull towards the round's start, mu / 2 |w - start|^2", low=0)
-    keep_optimizer: bool = setting(False, "keep a client's optimizer state between rounds")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from thinwire.config import ModelConfig
 from thinwire.known_models import KNOWN, RECORD, KnownModel, Part
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import ModelConfig
 from thinwire.settings import ConfigError
 from thinwire.storage.files import digest, flush
 

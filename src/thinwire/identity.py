@@ -10,12 +10,13 @@ from typing import Any
 
 from thinwire import __version__
 from thinwire.adapters import Adapters
-from thinwire.config import DataConfig, Recipe
+from thinwire.config import Recipe
+from thinwire.data.config import DataConfig
 from thinwire.data.load import Dataset
 from thinwire.data.templates import write
 from thinwire.data.values import Record
 from thinwire.methods import shipped
-from thinwire.models import Base
+from thinwire.models.base import Base
 from thinwire.own_methods import source_of
 from thinwire.settings import ConfigError, listed
 

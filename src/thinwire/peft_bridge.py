@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.adapters import EXTRA, Adapters, Key
-from thinwire.config import LoraConfig
 from thinwire.lowrank import LowRank
-from thinwire.models import Base, merging
+from thinwire.models import merging
+from thinwire.models.base import Base
+from thinwire.models.config import LoraConfig
 from thinwire.models.coverage import covered
 from thinwire.models.targets import adapted, extras, is_conv1d, ranks
 from thinwire.peft_config import CONFIG, rank_of, read_config, scale_of

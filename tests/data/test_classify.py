@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.config import DataConfig, from_dict
+from thinwire.config import from_dict
 from thinwire.data import ClassExample
 from thinwire.data.classify import encode_texts, encode_words, label_set
+from thinwire.data.config import DataConfig
 from thinwire.data.encode import encode_all
 from thinwire.data.load import load
 from thinwire.settings import ConfigError

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import chat_templates
-from thinwire.config import DataConfig, from_dict
+from thinwire.config import from_dict
+from thinwire.data.config import DataConfig
 from thinwire.data.conversation import read_talk
 from thinwire.data.encode import encode_all, skipped_words
 from thinwire.data.load import Dataset

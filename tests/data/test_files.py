@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.data.files import domain_and_split, survey
 from thinwire.data.load import load
 from thinwire.data.sources import open_source

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from thinwire.config import DataConfig, Recipe, apply_change, from_dict, load_recipe
+from thinwire.config import Recipe, apply_change, from_dict, load_recipe
 from thinwire.data import summary
+from thinwire.data.config import DataConfig
 from thinwire.data.encode import encode_all
 from thinwire.data.load import Dataset, load
 from thinwire.data.readers import SUFFIXES

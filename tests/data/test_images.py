@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from thinwire.config import DataConfig, from_dict
+from thinwire.config import from_dict
+from thinwire.data.config import DataConfig
 from thinwire.data.encode import encode_all
 from thinwire.data.images import encode_images
 from thinwire.data.load import load

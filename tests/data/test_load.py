@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.config import DataConfig
 from thinwire.data import generator, sources
+from thinwire.data.config import DataConfig
 from thinwire.data.divide import set_aside
 from thinwire.data.encode import encode_all
 from thinwire.data.load import Dataset, load

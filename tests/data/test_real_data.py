@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.data.encode import encode_all
 from thinwire.data.load import load
 

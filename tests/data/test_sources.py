@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from thinwire.config import DataConfig
 from thinwire.data import generator
+from thinwire.data.config import DataConfig
 from thinwire.data.sources import expand, open_source
 from thinwire.settings import ConfigError
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.data.templates import encode, encode_many, rows_of, write
 from thinwire.settings import ConfigError
 

@@ -40,7 +40,7 @@ def test_a_value_has_one_spelling(value, text):
     [
         ({"text": ["a"]}, "a table where a text is expected"),
         ([{"role": "user"}], "a list where a text is expected"),
-        (b"\xff\xfe", "no UTF-8"),
+        (b"\xff\xfe", "not UTF-8"),
         ("a\ud800", r"character 2 is half of a surrogate pair \(\\ud800\)"),
         (float("inf"), "inf; allowed is a finite number"),
     ],

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from tests.tiny_models import ARCHITECTURES, EOS, copying
 from thinwire import peft_bridge
 from thinwire.adapters import same
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import Example
+from thinwire.engine.jobs import Job
 from thinwire.evaluation import Outcomes, evaluate, join, macro_f1, predict
 from thinwire.method import Plan
-from thinwire.models import load_base
-from thinwire.training import Job, Trainer
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
+from thinwire.training.config import TrainConfig
+from thinwire.training.trainer import Trainer
 
 
 def attached(folder):

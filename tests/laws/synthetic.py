@@ -15,6 +15,7 @@ from thinwire.adapters import EXTRA, Adapters, Key
 from thinwire.config import FederationConfig
 from thinwire.data import Example
 from thinwire.engine import ClientSide, ClientState, Sending, Work, begin
+from thinwire.engine.jobs import Job, TrainingResult
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context, Method, Plan, States
 from thinwire.methods import METHODS, REFERENCES, create
@@ -24,7 +25,6 @@ from thinwire.randomness import derive, uniform
 from thinwire.simulation.rounds import Federation, play
 from thinwire.storage.metrics import Line
 from thinwire.storage.state import State, start
-from thinwire.training import Job, TrainingResult
 from thinwire.values import ValuesConfig
 
 RUN = 1234

@@ -11,11 +11,11 @@ import torch
 
 from tests.laws.synthetic import bits, federation, first, learn, made, rounds, send, spoiled
 from thinwire.engine import ClientState, Upload, aggregate
+from thinwire.engine.jobs import Job
 from thinwire.engine.rounds import AllUploadsRefused
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Payload, dense
-from thinwire.training import Job
 from thinwire.wire import pack, unpack
 
 

@@ -7,9 +7,9 @@ import torch
 
 from tests.laws.synthetic import federation, first, learn, rounds
 from thinwire.adapters import EXTRA
+from thinwire.engine.jobs import Job
 from thinwire.method import Context
 from thinwire.methods import create
-from thinwire.training import Job
 from thinwire.wire import unpack
 
 

@@ -11,12 +11,12 @@ from tests.laws.synthetic import federation, first, learn, made, rounds, send
 from tests.methods import dense
 from thinwire.adapters import Adapters
 from thinwire.compress import StepContext
+from thinwire.engine.jobs import Job
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.payload import Listed, Seeded
 from thinwire.simulation.rounds import play
-from thinwire.training import Job
 from thinwire.wire import unpack
 
 PUBLISHED = ("fedsrd-official", "fedsrd-e-official")

@@ -14,11 +14,11 @@ from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
 from thinwire.adapters import EXTRA, Change
 from thinwire.compress import decode
-from thinwire.config import TrainConfig
+from thinwire.engine.jobs import Job
 from thinwire.method import Client, Context
 from thinwire.methods import create
 from thinwire.settings import ConfigError
-from thinwire.training import Job
+from thinwire.training.config import TrainConfig
 
 EXACT = {"precision": "float32"}
 ANYONE = Client("client-0", 0, 2)

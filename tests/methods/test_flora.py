@@ -11,15 +11,17 @@ from tests.tiny_models import copying
 from tests.training.test_trainer import set_up
 from thinwire import peft_bridge
 from thinwire.adapters import joined, same
-from thinwire.config import ModelConfig, TrainConfig
 from thinwire.engine import begin, message, receive
+from thinwire.engine.jobs import Job
 from thinwire.lowrank import LowRank
 from thinwire.method import Client, Context
 from thinwire.methods import create
-from thinwire.models import load_base, merging
+from thinwire.models import merging
+from thinwire.models.base import load_base
+from thinwire.models.config import ModelConfig
 from thinwire.settings import ConfigError
 from thinwire.storage.state import start as start_of
-from thinwire.training import Job
+from thinwire.training.config import TrainConfig
 from thinwire.wire import unpack
 
 EXACT = {"precision": "float32"}

@@ -14,11 +14,11 @@ from tests.laws.synthetic import federation, learn
 from thinwire.adapters import Adapters, Change
 from thinwire.compress import decode
 from thinwire.engine import rounds as module
+from thinwire.engine.jobs import Job, TrainingResult
 from thinwire.method import Plan
 from thinwire.payload import Payload
 from thinwire.simulation.rounds import Federation, messages_for, play
 from thinwire.storage.state import State
-from thinwire.training import Job, TrainingResult
 from thinwire.wire import unpack
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import ARCHITECTURES
 from thinwire import peft_bridge
-from thinwire.config import LoraConfig, ModelConfig
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.settings import ConfigError
 
 

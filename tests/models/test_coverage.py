@@ -16,8 +16,8 @@ from tests.models.refusals import REFUSED, UNBUILT
 from tests.models.test_peft_bridge import logits, noisy
 from thinwire import peft_bridge
 from thinwire.adapters import same
-from thinwire.config import LoraConfig
-from thinwire.models import Base
+from thinwire.models.base import Base
+from thinwire.models.config import LoraConfig
 from thinwire.settings import ConfigError
 
 MIXER = "backbone.layers.0.mixer"

@@ -14,9 +14,9 @@ from tests.models.test_peft_bridge import TOKENS, Vision, logits, noisy, tiny_ba
 from tests.tiny_models import ARCHITECTURES, close
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
-from thinwire.config import LoraConfig
 from thinwire.lowrank import LowRank, norm, stack, truncate
-from thinwire.models import Base
+from thinwire.models.base import Base
+from thinwire.models.config import LoraConfig
 from thinwire.models.merging import bake, one_adapter
 from thinwire.randomness import derive, uniform
 

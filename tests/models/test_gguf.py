@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tests.models.test_peft_bridge import logits, noisy, tiny_base
 from tests.tiny_models import VOCABULARY, close
 from thinwire import peft_bridge
-from thinwire.config import LoraConfig, ModelConfig
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import Head
 from thinwire.models.merging import bake
 from thinwire.settings import ConfigError

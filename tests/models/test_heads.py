@@ -10,17 +10,19 @@ from safetensors.torch import load_file, save_file
 
 from thinwire import peft_bridge
 from thinwire.adapters import EXTRA
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import ClassExample, TokenClassExample
+from thinwire.engine.jobs import Job
 from thinwire.evaluation import evaluate
 from thinwire.method import Plan
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import Head
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
-from thinwire.training import Job, Trainer
 from thinwire.training.batches import collate
+from thinwire.training.config import TrainConfig
 from thinwire.training.forward import logits_at
+from thinwire.training.trainer import Trainer
 
 CLASSES = ("a", "b", "c")
 HEADS = {("llama", "sequence"): {"score.weight"}, ("gpt2", "sequence"): {"score.weight"}} | {

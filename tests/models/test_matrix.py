@@ -20,17 +20,20 @@ from tests.models.refusals import REFUSED, UNBUILT
 from tests.tiny_models import EOS, copying, save_tiny
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters, same
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import ClassExample, Example
+from thinwire.engine.jobs import Job
 from thinwire.method import Plan
-from thinwire.models import Base, load_base
+from thinwire.models.base import Base, load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import HEAD_CLASSES, Head
 from thinwire.models.merging import bake
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
-from thinwire.training import Job, Trainer, forward
+from thinwire.training import forward
 from thinwire.training.batches import collate
+from thinwire.training.config import TrainConfig
 from thinwire.training.forward import outcomes_at
+from thinwire.training.trainer import Trainer
 from thinwire.training.trial import try_out
 
 pytestmark = pytest.mark.long

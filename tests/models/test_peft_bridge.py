@@ -14,8 +14,8 @@ from torch import nn
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, close
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters, same
-from thinwire.config import LoraConfig, ModelConfig
-from thinwire.models import Base, load_base
+from thinwire.models.base import Base, load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import Head
 from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError

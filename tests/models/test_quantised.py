@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from thinwire import peft_bridge
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import Example
+from thinwire.engine.jobs import Job
 from thinwire.method import Plan
-from thinwire.models import load_base
-from thinwire.training import Job, Trainer
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
+from thinwire.training.config import TrainConfig
+from thinwire.training.trainer import Trainer
 
 pytest.importorskip("bitsandbytes", reason="needs thinwire[quantised]")
 

@@ -8,14 +8,16 @@ import torch
 
 from thinwire import peft_bridge
 from thinwire.adapters import EXTRA
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import Picture
+from thinwire.engine.jobs import Job
 from thinwire.evaluation import evaluate
 from thinwire.method import Plan
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import Head
 from thinwire.settings import ConfigError
-from thinwire.training import Job, Trainer
+from thinwire.training.config import TrainConfig
+from thinwire.training.trainer import Trainer
 
 TEN = tuple("0123456789")
 LORA = LoraConfig(rank=2, alpha=32.0, targets=("conv1", "conv2", "shortcut"), extras=("stem", "all-norm"))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.test_peft_bridge import logits, tiny_base
 from thinwire import peft_bridge
-from thinwire.config import LoraConfig
+from thinwire.models.config import LoraConfig
 from thinwire.settings import ConfigError
 
 TARGETS = ("q_proj", "v_proj", "up_proj")

@@ -11,9 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import VOCABULARY
-from thinwire.config import ModelConfig
 from thinwire.data import ClassExample
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import ModelConfig
 from thinwire.models.heads import Head
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate

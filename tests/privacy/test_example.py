@@ -14,12 +14,12 @@ from torch import nn
 from tests.tiny_models import copying
 from tests.training.test_trainer import run, set_up
 from thinwire.adapters import same
-from thinwire.config import TrainConfig
 from thinwire.data import Example
 from thinwire.privacy.noise import Noise
 from thinwire.randomness import uniform
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
+from thinwire.training.config import TrainConfig
 from thinwire.training.forward import losses_at
 from thinwire.training.private import Draw
 

@@ -12,9 +12,9 @@ from tests.laws.synthetic import TRAVELLING, bits, federation, label, learn, mad
 from tests.privacy.synthetic import length, with_noise
 from thinwire.compress import decode
 from thinwire.engine import ClientState
+from thinwire.engine.jobs import Job
 from thinwire.method import Client, Context
 from thinwire.privacy.noise import Noise
-from thinwire.training import Job
 from thinwire.wire import unpack
 
 NOISE = Noise("upload", 0.1, 2.0, 11)

@@ -70,8 +70,8 @@ def test_the_exported_adapter_is_fused_exactly(finished):
 def test_peft_loads_a_clients_adapter(finished):
     from peft import PeftModel
 
-    from thinwire.config import ModelConfig
-    from thinwire.models import load_base
+    from thinwire.models.base import load_base
+    from thinwire.models.config import ModelConfig
 
     folder, _ = finished
     base = load_base(ModelConfig(), "cpu").model

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.laws.synthetic import federation, first
-from thinwire.config import FederationConfig, Recipe, TrainConfig, from_dict
+from thinwire.config import FederationConfig, Recipe, from_dict
 from thinwire.engine.rounds import expected_count, sample
 from thinwire.methods import create
 from thinwire.privacy.accountant import ADD_OR_REMOVE, REPLACE, epsilon
@@ -25,6 +25,7 @@ from thinwire.simulation.releases import guarantee, releases_of, resolved, run_l
 from thinwire.simulation.rounds import Federation
 from thinwire.storage import ledger as record
 from thinwire.storage.ledger import draw_secret
+from thinwire.training.config import TrainConfig
 from thinwire.training.shares import ProcessPlace
 
 TRAIN = TrainConfig(steps=3, batch=2)

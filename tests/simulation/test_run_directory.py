@@ -12,8 +12,9 @@ import transformers
 
 from tests.simulation.conftest import MANY, ROUNDS, perform
 from thinwire import __version__, peft_bridge
-from thinwire.config import LoraConfig, ModelConfig, from_dict
-from thinwire.models import load_base
+from thinwire.config import from_dict
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.settings import ConfigError
 from thinwire.storage import checkpoint
 

@@ -25,7 +25,7 @@ from thinwire.randomness import derive
 from thinwire.session import loaded as session
 from thinwire.storage import checkpoint
 from thinwire.storage.directory import RunDirectory
-from thinwire.training import Trainer
+from thinwire.training.trainer import Trainer
 
 HINT = "Continue with: thinwire run --resume "
 

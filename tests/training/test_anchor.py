@@ -11,8 +11,8 @@ from torch import nn
 from tests.tiny_models import copying
 from tests.training.test_trainer import CONFIG, run, set_up
 from thinwire.adapters import same
+from thinwire.engine.jobs import Job
 from thinwire.method import Plan
-from thinwire.training import Job
 from thinwire.training.anchor import Anchor
 
 

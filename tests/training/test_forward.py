@@ -9,11 +9,13 @@ from transformers import AutoModelForCausalLM
 from tests.models.architectures import tiny_config
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, copying
 from thinwire import peft_bridge
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
-from thinwire.models import load_base
-from thinwire.training import Trainer, batches, forward
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
+from thinwire.training import batches, forward
 from thinwire.training.batches import collate
+from thinwire.training.config import TrainConfig
 from thinwire.training.forward import losses_at, outcomes_at, rows_at
+from thinwire.training.trainer import Trainer
 
 EXAMPLES = copying(6)
 

@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_models import ARCHITECTURES, copying
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters, same
-from thinwire.config import LoraConfig, ModelConfig, TrainConfig
 from thinwire.data import Example
+from thinwire.engine.jobs import Job, TrainingResult
 from thinwire.method import Plan
-from thinwire.models import load_base
-from thinwire.training import Job, Trainer, TrainingResult
+from thinwire.models.base import load_base
+from thinwire.models.config import LoraConfig, ModelConfig
+from thinwire.training.config import TrainConfig
+from thinwire.training.trainer import Trainer
 
 ALL = frozenset({"a", "b", "extra"})
 CONFIG = TrainConfig(steps=4, batch=4, learning_rate=1e-2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from thinwire.config import DataConfig
 from thinwire.data import IGNORED, ClassExample, TokenClassExample
+from thinwire.data.config import DataConfig
 from thinwire.data.templates import Tokenizer
 from thinwire.data.values import Record, as_label, as_labels, as_text, as_words, at, by_value, columns, missing, shown
 from thinwire.settings import ConfigError, listed

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.data.values import Record, as_text, at, columns, missing, shown
 from thinwire.settings import ConfigError, listed
 

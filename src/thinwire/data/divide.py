@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.data.sources import Splits
 from thinwire.data.values import Record, at, columns, place_of, text_in
 from thinwire.randomness import derive

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from thinwire.config import DataConfig
 from thinwire.data import Example
 from thinwire.data.classify import encode_texts, encode_words
+from thinwire.data.config import DataConfig
 from thinwire.data.images import encode_images
 from thinwire.data.load import Dataset
 from thinwire.data.templates import Tokenizer, encode_many, read_from, rows_of

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from thinwire.config import DataConfig
 from thinwire.data import Picture
 from thinwire.data.classify import labels_of
+from thinwire.data.config import DataConfig
 from thinwire.data.files import WORDS
 from thinwire.data.values import Record, as_name, at, columns, missing
 from thinwire.settings import ConfigError

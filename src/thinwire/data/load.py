@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from thinwire.config import DataConfig
 from thinwire.data import partition
 from thinwire.data.classify import check_labels, label_set, labels_of
+from thinwire.data.config import DataConfig
 from thinwire.data.divide import divide
 from thinwire.data.sources import Catalogue, Splits, open_source
 from thinwire.data.values import Record, as_label, as_name, at, columns

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thinwire.config import DataConfig
 from thinwire.data import files, generator, images
+from thinwire.data.config import DataConfig
 from thinwire.data.files import SPLITS
 from thinwire.data.readers import ENDINGS, extra_missing, read, suffix
 from thinwire.data.values import Record, as_name, shown

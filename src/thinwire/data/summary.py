@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from thinwire.config import DataConfig
 from thinwire.data import Example
+from thinwire.data.config import DataConfig
 from thinwire.data.load import Dataset
 from thinwire.data.templates import Tokenizer, described
 from thinwire.settings import listed

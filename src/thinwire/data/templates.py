@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinwire.config import DataConfig
 from thinwire.data import IGNORED, Example
 from thinwire.data.chat import Tokenizer, has_template, write_chat
+from thinwire.data.config import DataConfig
 from thinwire.data.conversation import Conversation, Turn, form_of, only_last, read_talk
 from thinwire.data.values import Record, at, columns, text_in
 from thinwire.settings import ConfigError

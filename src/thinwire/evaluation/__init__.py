@@ -14,7 +14,7 @@ import torch
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.data import Example
-from thinwire.models import Base
+from thinwire.models.base import Base
 from thinwire.training.batches import PASS_COST, SCORED, collate, split_by_length, targets_of
 from thinwire.training.forward import outcomes_at
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from thinwire import __version__
-from thinwire.config import DataConfig
+from thinwire.data.config import DataConfig
 from thinwire.identity import adapters_hash, of_base
 from thinwire.session.opened import AdaptedBase
 from thinwire.wire import FORMAT

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thinwire.config import TrainConfig
 from thinwire.engine import ClientSide, ServerSide
 from thinwire.federation.messages import BUDGET, PROBLEMS, Reply
 from thinwire.federation.replies import number
@@ -21,6 +20,7 @@ from thinwire.privacy.noise import Noise
 from thinwire.settings import ConfigError, listed
 from thinwire.simulation.releases import own_release, sizes
 from thinwire.storage import ledger as record
+from thinwire.training.config import TrainConfig
 
 T = TypeVar("T")
 

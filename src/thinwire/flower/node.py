@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from thinwire.adapters import Adapters
 from thinwire.engine import ClientSide
+from thinwire.engine.jobs import Job, TrainingResult
 from thinwire.federation import audit, privacy
 from thinwire.federation.facts import check_outward
 from thinwire.federation.messages import MessageError, Reply, Request
@@ -31,7 +32,6 @@ from thinwire.method import Client, Method
 from thinwire.privacy.config import PrivacyConfig
 from thinwire.privacy.ledger import Release
 from thinwire.settings import ConfigError, build
-from thinwire.training import Job, TrainingResult
 from thinwire.wire import FORMAT
 
 App = Callable[[Message, Context], Message]

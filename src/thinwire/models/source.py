@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinwire.config import ModelConfig
 from thinwire.known_models import KNOWN
+from thinwire.models.config import ModelConfig
 from thinwire.settings import ConfigError
 
 EMBEDDED = "embedded"

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from thinwire.config import LoraConfig
+from thinwire.models.config import LoraConfig
 from thinwire.models.coverage import obstacles
 from thinwire.settings import ConfigError
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from thinwire import peft_bridge
 from thinwire.compatibility import refuse
-from thinwire.config import RESNETS, Recipe
+from thinwire.config import Recipe
 from thinwire.data.classify import label_set
-from thinwire.models import load_base
+from thinwire.models.base import load_base
+from thinwire.models.config import RESNETS
 from thinwire.models.heads import Head
 from thinwire.models.merging import bake
 from thinwire.session.opened import method_of, open_base

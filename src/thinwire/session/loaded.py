@@ -22,7 +22,7 @@ from thinwire.models.heads import Head
 from thinwire.privacy.noise import Noise, noise_of
 from thinwire.session.opened import AdaptedBase, method_of, open_base
 from thinwire.settings import ConfigError
-from thinwire.training import Trainer
+from thinwire.training.trainer import Trainer
 from thinwire.training.trial import try_out
 
 

@@ -10,10 +10,11 @@ import torch
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.compatibility import check_together
-from thinwire.config import LoraConfig, ModelConfig, Recipe, RunConfig
+from thinwire.config import Recipe, RunConfig
 from thinwire.method import Method
 from thinwire.methods import create
-from thinwire.models import Base, load_base
+from thinwire.models.base import Base, load_base
+from thinwire.models.config import LoraConfig, ModelConfig
 from thinwire.models.heads import Head
 from thinwire.settings import ConfigError
 from thinwire.training.shares import local_device

@@ -10,6 +10,7 @@ from typing import Any
 from thinwire import peft_bridge
 from thinwire.adapters import Adapters
 from thinwire.engine import ClientSide
+from thinwire.engine.jobs import Job
 from thinwire.evaluation import evaluate
 from thinwire.evaluation.figures import OutcomesByDomain
 from thinwire.method import Context, Method, Own, Plan
@@ -19,7 +20,7 @@ from thinwire.simulation.federated import federated
 from thinwire.simulation.reference import global_result
 from thinwire.storage.directory import RunDirectory
 from thinwire.storage.state import State, result_of
-from thinwire.training import Job, Trainer
+from thinwire.training.trainer import Trainer
 
 TUNED = "tuned"
 """The column of the global adapter after some local steps."""

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from thinwire.compatibility import check_no_memory
-from thinwire.config import Recipe, TrainConfig
+from thinwire.config import Recipe
 from thinwire.engine import ClientSide
 from thinwire.engine.rounds import ServerSide, expected_count, joined, sample
 from thinwire.method import Context
 from thinwire.privacy.accountant import REPLACE
 from thinwire.privacy.ledger import Ledger, Release, ledger_of
 from thinwire.simulation.rounds import Federation
+from thinwire.training.config import TrainConfig
 from thinwire.training.trainer import step_examples, steps_of
 
 

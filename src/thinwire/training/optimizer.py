@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.adapters import Key
-from thinwire.config import TrainConfig
+from thinwire.training.config import TrainConfig
 
 State = dict[str, Tensor]
 """JSON of [name, part, field] -> tensor, as torch's optimizer keeps it."""

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from thinwire import peft_bridge
 from thinwire.adapters import Key
-from thinwire.config import TrainConfig
 from thinwire.data import Example
 from thinwire.engine.jobs import Job, TrainingResult
-from thinwire.models import Base
+from thinwire.models.base import Base
 from thinwire.privacy.noise import Noise
 from thinwire.randomness import derive
 from thinwire.training import optimizer as optimizers
@@ -24,6 +23,7 @@ from thinwire.training import shares
 from thinwire.training.anchor import Anchor
 from thinwire.training.augment import varied
 from thinwire.training.batches import PASS_COST, collate, room, split_by_length, stream, targets_of
+from thinwire.training.config import TrainConfig
 from thinwire.training.forward import autocast, losses_at
 from thinwire.training.private import Draw, check_apart
 from thinwire.training.schedule import factor

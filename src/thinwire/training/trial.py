@@ -9,7 +9,7 @@ import torch
 
 from thinwire import peft_bridge
 from thinwire.data import ClassExample, Example, TokenClassExample
-from thinwire.models import Base
+from thinwire.models.base import Base
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
 from thinwire.training.forward import losses_at
