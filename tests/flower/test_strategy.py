@@ -19,6 +19,7 @@ from thinwire.adapters import EXTRA, same  # noqa: E402
 from thinwire.compatibility import reasons  # noqa: E402
 from thinwire.config import FederationConfig  # noqa: E402
 from thinwire.engine import begin  # noqa: E402
+from thinwire.engine.jobs import TrainingResult  # noqa: E402
 from thinwire.federation.settings import Rules  # noqa: E402
 from thinwire.federation.store import Store  # noqa: E402
 from thinwire.flower import Strategy, mod  # noqa: E402
@@ -32,7 +33,6 @@ from thinwire.randomness import derive  # noqa: E402
 from thinwire.settings import ConfigError  # noqa: E402
 from thinwire.simulation import rounds  # noqa: E402
 from thinwire.storage.state import start  # noqa: E402
-from thinwire.training import TrainingResult  # noqa: E402
 
 SEED, SCALE, NODES = 5, 2.0, (3, 7, 20)
 NAMES = [name for name in METHODS if "state dict" not in reasons(create(name))]
