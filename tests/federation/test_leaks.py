@@ -150,6 +150,9 @@ def test_an_unknown_run_is_told(sites, caplog):
         reply = Trainers(load_site(sites["alpha"]), "words").answer(Request("round", "no-run"))
     assert reply.problem == "unknown"
     assert "a hello must come first" in caplog.text
+    assert "round 1, round" in caplog.text
+    (line,) = (sites["alpha"] / PROBLEMS_FILE).read_text().splitlines()
+    assert json.loads(line)["round"] == 1, "as people count"
 
 
 def test_a_run_in_which_every_site_fails_stops_by_name(recipe, sites, tmp_path):

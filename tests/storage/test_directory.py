@@ -8,6 +8,7 @@ import pytest
 
 from thinwire.settings import ConfigError
 from thinwire.storage.directory import RunDirectory, free_directory
+from thinwire.storage.files import append_line
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,14 @@ def test_metrics_that_count_rounds_from_0_are_put_right(tmp_path):
     for _ in range(2):
         directory.rewind(3)
         assert [line["round"] for line in directory.lines()] == [1, 2, 3]
+
+
+def test_a_line_is_added_for_its_owner_only_and_through_no_link(tmp_path):
+    log, link = tmp_path / "log.jsonl", tmp_path / "link.jsonl"
+    for text in ("one", "two"):
+        append_line(log, text)
+    link.symlink_to(log)
+    with pytest.raises(OSError, match=r"link\.jsonl"):
+        append_line(link, "three")
+    assert log.read_text() == "one\ntwo\n"
+    assert log.stat().st_mode & 0o777 == 0o600

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from thinwire.federation.messages import Reply, header
+from thinwire.storage.files import append_line
 
 FILE = "audit.jsonl"
 
@@ -30,9 +30,4 @@ def record(folder: Path, federation: str, reply: Reply, spent: Mapping[str, Any]
         "bytes": sum(map(len, reply.blobs)),
         "sha256": [hashlib.sha256(blob).hexdigest() for blob in reply.blobs],
     }
-    handle = os.open(folder / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(handle, (json.dumps(line) + "\n").encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    append_line(folder / FILE, json.dumps(line))

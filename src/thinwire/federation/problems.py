@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,10 +15,11 @@ from pathlib import Path
 
 from thinwire.federation.messages import BUDGET, PROBLEMS_FILE
 from thinwire.settings import shown
+from thinwire.storage.files import append_line
 
 LOG = logging.getLogger("thinwire.site")
 
-KINDS = {
+CODES = {
     "BudgetSpent": BUDGET,
     "ConfigError": "recipe",
     "WireError": "request",
@@ -52,27 +52,23 @@ def code_of(error: Exception) -> str:
     """The one word that may leave the site."""
     if isinstance(error, SiteProblem):
         return error.code
-    return next((KINDS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in KINDS), "defect")
+    return next((CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CODES), "defect")
 
 
 def keep(folder: Path, run: str, task: str, round_: int, error: Exception) -> str:
     """Write an error to the site's own log, a line of JSON with mode 0600, and to the process's; its code."""
     code = code_of(error)
-    LOG.error("round %d, %s: %s: %s", round_, task, code, shown(str(error)))
+    LOG.error("round %d, %s: %s: %s", round_ + 1, task, code, shown(str(error)))
     text = str(error) or type(error).__name__
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run,
         "task": task,
-        "round": round_,
+        "round": round_ + 1,
         "problem": code,
         "text": text,
         **({"traceback": traceback.format_exception(error)} if code in ("defect", "app") else {}),
     }
     with contextlib.suppress(OSError):  # on a full disk the code is all there is, and the audit log decides
-        handle = os.open(folder / PROBLEMS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(handle, (json.dumps(line) + "\n").encode())
-        finally:
-            os.close(handle)
+        append_line(folder / PROBLEMS_FILE, json.dumps(line))
     return code

@@ -25,6 +25,16 @@ def write_private(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a log that only its owner can read, durably; a symlink is refused. Raises: OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(handle, f"{text}\n".encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def flush(path: Path) -> None:
     """Make a file or folder durable."""
     handle = os.open(path, os.O_RDONLY)
