@@ -57,17 +57,14 @@ def ask(server: ServerFolder, question: Callable[[Any], Answer]) -> Answer:
 
 def register(server: ServerFolder) -> list[str]:
     """Make the keys in `nodes/` known to the SuperLink; the sites that were new to it. Raises: ControlError."""
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
     from flwr.proto.control_pb2 import RegisterNodeRequest
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
     new = []
     for name in server.sites:
         mark = server.path / "nodes" / f"{name}.id"
         if mark.exists():
             continue
-        key: Any = load_ssh_public_key((server.path / "nodes" / f"{name}.pub").read_bytes())
-        request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
+        request = RegisterNodeRequest(public_key=server.public_key(name), name=name)
         answer = ask(server, lambda client, request=request: client.RegisterNode(request))  # type: ignore[misc]
         write_whole(mark, f"{answer.node_id}\n".encode())
         new.append(name)

@@ -55,6 +55,14 @@ class ServerFolder:
     def sites(self) -> list[str]:
         return sorted(path.stem for path in (self.path / "nodes").glob("*.pub"))
 
+    def public_key(self, site: str) -> bytes:
+        """A site's public key as Flower's messages have it."""
+        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+        key: Any = load_ssh_public_key((self.path / "nodes" / f"{site}.pub").read_bytes())
+        return bytes(public_key_to_bytes(key))
+
     @property
     def local_port(self) -> int:
         """The port on loopback for the operator and the executor. Raises: ConfigError if it was never served."""

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -93,13 +94,7 @@ def store_apps(server: ServerFolder, state: object) -> None:
 
 def fingerprints(server: ServerFolder) -> dict[str, str]:
     """Sites by the fingerprint of the key that the folder has for them."""
-    from base64 import b64encode
-
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-    keys = {name: load_ssh_public_key((server.path / "nodes" / f"{name}.pub").read_bytes()) for name in server.sites}
-    return {fingerprint(b64encode(public_key_to_bytes(key)).decode()): name for name, key in keys.items()}
+    return {fingerprint(b64encode(server.public_key(name)).decode()): name for name in server.sites}
 
 
 def listening(host: str, port: int) -> socket.socket:
