@@ -23,6 +23,8 @@ from transformers import (
 
 from thinwire.data import Example
 from thinwire.randomness import permutation
+from thinwire.training.batches import Batch
+from thinwire.training.forward import rows_at
 
 VOCABULARY = 48
 EOS = 1
@@ -93,3 +95,9 @@ def _copying(order: list[int], size: int) -> Example:
     prompt = tuple(2 + value for value in order[:size])
     response = (*prompt[:2], EOS)
     return Example(prompt + response, (-100,) * size + response)
+
+
+def logits_at(network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Float32 logits (N, V) at `batch.positions`, over the vocabulary or over the classes."""
+    rows = rows_at(network, batch)
+    return rows.logits(rows.states)

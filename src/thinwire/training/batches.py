@@ -110,12 +110,13 @@ def split_by_length(
     With `spare`, a part is cut further wherever that saves as many padding tokens (see `PASS_COST`). With `tokens`, a
     part has no more of them, padding included, or is a single example.
     """
-    rest = sorted(examples, key=lambda example: -len(example.tokens))
-    parts = []
-    while rest:
-        size = batch if tokens is None else min(batch, tokens // max(1, len(rest[0].tokens)) or 1)
-        parts.append(rest[:size])
-        rest = rest[size:]
+    ordered = sorted(examples, key=lambda example: -len(example.tokens))
+    parts: list[list[Example]] = []
+    at = 0
+    while at < len(ordered):
+        size = batch if tokens is None else min(batch, tokens // max(1, len(ordered[at].tokens)) or 1)
+        parts.append(ordered[at : at + size])
+        at += size
     return parts if spare is None else [piece for part in parts for piece in _cut(part, spare)]
 
 

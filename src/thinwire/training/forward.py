@@ -82,12 +82,6 @@ def rows_at(network: Any, batch: Batch) -> Rows:
     return _whole(logits.squeeze(0).float())
 
 
-def logits_at(network: Any, batch: Batch) -> Tensor:
-    """Float32 logits (N, V) at `batch.positions`, over the vocabulary or over the classes."""
-    rows = rows_at(network, batch)
-    return rows.logits(rows.states)
-
-
 def _whole(logits: Tensor) -> Rows:
     return Rows(logits, lambda logits: logits, max(1, len(logits)))
 
