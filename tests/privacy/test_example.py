@@ -227,10 +227,10 @@ def test_batch_normalisation_that_is_trained_is_refused(norm, extras):
     """Its running statistics are of all examples, and travel without noise; the base's own never change."""
     from tests.models.test_resnet import TEN, pictures
     from thinwire import peft_bridge
-    from thinwire.config import LoraConfig, ModelConfig
-    from thinwire.models import load_base
+    from thinwire.models.base import load_base
+    from thinwire.models.config import LoraConfig, ModelConfig
     from thinwire.models.heads import Head
-    from thinwire.training import Trainer
+    from thinwire.training.trainer import Trainer
 
     base = load_base(ModelConfig(name="resnet8", width=8, norm=norm), "cpu", Head("image", TEN, 0))
     model = peft_bridge.attach(base, LoraConfig(rank=2, targets=("conv1",), extras=extras))
