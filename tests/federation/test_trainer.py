@@ -106,10 +106,11 @@ def test_killed_in_mid_step_it_is_started_again_and_sends_the_same_bytes(site, h
 
 def _start(hello: Request) -> bytes:
     """The first message of a run: the server's state of version 0."""
+    from thinwire.identity import run_id
     from thinwire.payload import Payload
     from thinwire.wire import pack
 
-    return pack(Payload("state", 0, hello.recipe["run"]["seed"], {}))
+    return pack(Payload("state", 0, run_id(hello.run), {}))
 
 
 @pytest.mark.slow
